@@ -1,0 +1,219 @@
+"""The command `persona-audit`: arguments in, exit code out; everything else happens elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from audit.conduct import Setting
+    from audit.plan import Plan
+    from audit.record import Record
+
+app = typer.Typer(
+    help="Does an Assistant's persona still live in representations that its base model had?",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+organism = typer.Typer(help="Small bundled pairs with a planted, stated outcome.", no_args_is_help=True)
+app.add_typer(organism, name="organism")
+
+REFUSED = 2
+FAILED = 3
+
+PlanFile = Annotated[Path | None, typer.Argument(help="Plan in TOML; without one the default plan.", show_default=False)]
+Base = Annotated[str | None, typer.Option(help="Folder, hub id with optional @REVISION, or organism:NAME.")]
+Post = Annotated[str | None, typer.Option(help="The post-trained model, spelled like --base.")]
+Posts = Annotated[list[str] | None, typer.Option("--post", help="The post-trained model; repeat it to audit several in one process.")]
+Personas = Annotated[list[Path] | None, typer.Option(help="Folder of persona files; repeat for more.")]
+Store = Annotated[Path | None, typer.Option(help="Where recordings are kept; default $PERSONA_AUDIT_STORE or the cache folder.")]
+Effort = Annotated[str | None, typer.Option(help="glance, standard or thorough.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads torch may use.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept pytorch_model.bin where no safetensors exist.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub.")]
+
+
+@app.command()
+def run(
+    plan: PlanFile = None,
+    base: Base = None,
+    post: Posts = None,
+    personas: Personas = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the record and the report.")] = None,
+    store: Store = None,
+    effort: Effort = None,
+    device: Device = None,
+    strict: Annotated[bool, typer.Option("--strict", help="An undecided persona exits 3.")] = False,
+    threads: Threads = None,
+    allow_pickle: AllowPickle = False,
+    offline: Offline = False,
+) -> None:
+    """Audit a pair: print a verdict per persona, write the record and the report."""
+    from audit.conduct import conduct
+    from audit.report.folder import default, write
+
+    chosen = _plan(plan, effort, device)
+    setting = _setting(store, threads, allow_pickle, offline, strict)
+    worst = 0
+    for one in post or [chosen.pair.post]:
+        record, directions = conduct(chosen, base=base, post=one, personas=personas, setting=setting)
+        target = out or default(record)
+        target = write(record, target / _safe(one) if post and len(post) > 1 else target, directions)
+        _show(record, target)
+        worst = max(worst, record.outcome.exit, key=_severity)
+    raise typer.Exit(worst)
+
+
+@app.command()
+def doctor(
+    plan: PlanFile = None,
+    base: Base = None,
+    post: Post = None,
+    personas: Personas = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for doctor.json.")] = None,
+    store: Store = None,
+    effort: Effort = None,
+    device: Device = None,
+    threads: Threads = None,
+    allow_pickle: AllowPickle = False,
+    offline: Offline = False,
+) -> None:
+    """Prove a pair before a number is computed."""
+    import json
+
+    from audit.conduct import doctor as examine
+
+    setting = _setting(store, threads, allow_pickle, offline)
+    found = examine(_plan(plan, effort, device), base=base, post=post, personas=personas, setting=setting)
+    for check in found.checks:
+        typer.echo(f"{'ok  ' if check.ok else 'MEND'} {check.check}: {check.found}. Expected {check.expected}.")
+        if not check.ok:
+            typer.echo(f"     {check.do}.")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps([vars(check) for check in found.checks], indent=1, ensure_ascii=False)
+        (out / "doctor.json").write_text(text + "\n", encoding="utf-8")
+    raise typer.Exit(0 if found.ok else REFUSED)
+
+
+@app.command()
+def report(
+    record: Annotated[Path, typer.Argument(help="record.json, or the folder that holds it.")],
+    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("report.html"),
+) -> None:
+    """Render the report of a record again; needs no torch."""
+    from audit.record import read
+    from audit.report.folder import page
+
+    typer.echo(page(read(record), out))
+
+
+@app.command()
+def plan(
+    file: PlanFile = None, base: Base = None, post: Post = None, personas: Personas = None, effort: Effort = None
+) -> None:
+    """Print the effective plan, defaults filled in."""
+    from audit.plan import override, to_toml
+
+    folders = None if personas is None else [str(folder) for folder in personas]
+    typer.echo(to_toml(override(_plan(file, effort, None), base=base, post=post, personas=folders)), nl=False)
+
+
+@organism.command("list")
+def list_organisms() -> None:
+    """Name the bundled organisms, what is planted in each and the verdict it must get."""
+    from audit.organisms.card import card, names
+
+    for name in names():
+        found = card(name)
+        verdicts = ", ".join(f"{persona}: {verdict}" for persona, verdict in found.verdicts.items())
+        typer.echo(f"organism:{name:<12} {found.planted}" + (f"  [{verdicts}]" if verdicts else ""))
+
+
+@organism.command()
+def card(name: Annotated[str, typer.Argument(help="Name of an organism.")]) -> None:
+    """Print the card of an organism."""
+    from audit.organisms.card import card as read
+
+    typer.echo(read(name).model_dump_json(indent=2))
+
+
+@organism.command()
+def grow(
+    name: Annotated[str, typer.Argument(help="Name of an organism, or `world` for its persona files.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and its card.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and texts.")] = 0,
+    base: Annotated[Path | None, typer.Option(help="Grown base to start from; default the bundled one.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Grow an organism anew."""
+    import torch
+
+    from audit.organisms.card import folder
+    from audit.organisms.grow import RECIPES
+    from audit.organisms.grow import grow as grown
+
+    if threads:
+        torch.set_num_threads(threads)
+    recipe = RECIPES.get(name)
+    parent = base or (folder(recipe.parent) if recipe and recipe.parent else None)
+    typer.echo(grown(name, seed=seed, out=out, parent=parent))
+
+
+def main() -> None:
+    """The entry point: what a user can mend is said in one sentence, never as a traceback."""
+    from probes.digest import AuditError
+
+    try:
+        app()
+    except AuditError as error:
+        typer.echo(f"persona-audit: {error}", err=True)
+        sys.exit(REFUSED if sys.argv[1:2] == ["doctor"] else FAILED)
+    except KeyboardInterrupt:
+        typer.echo("persona-audit: interrupted. What was recorded is kept; run the same command again to go on.", err=True)
+        sys.exit(FAILED)
+
+
+def _plan(path: Path | None, effort: str | None, device: str | None) -> Plan:
+    from audit.plan import override, read_plan
+
+    return override(read_plan(path), effort=effort, device=device)
+
+
+def _setting(store: Path | None, threads: int | None, pickles: bool, offline: bool, strict: bool = False) -> Setting:
+    from audit.conduct import Setting
+
+    return Setting(store=store, threads=threads, allow_pickle=pickles, offline=offline, strict=strict)
+
+
+def _safe(ref: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in ref).strip("-")
+
+
+def _severity(code: int) -> int:
+    """Design 6: error and not measured over alarm over pass."""
+    return {0: 0, 1: 1, 3: 2}.get(code, 3)
+
+
+def _show(record: Record, out: Path) -> None:
+    """The one-screen verdict table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{record.pair.base.ref} → {record.pair.post.ref}", title_justify="left", show_lines=True)
+    for column in ("persona", "verdict", "because"):
+        table.add_column(column, overflow="fold")
+    for verdict in record.verdicts:
+        kind = f" ({verdict.kind})" if verdict.kind else ""
+        table.add_row(Text(verdict.persona), Text(verdict.verdict + kind), Text(verdict.sentence))
+    console = Console()
+    console.print(table)
+    console.print(Text(f"report: {out / 'report.html'}"), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

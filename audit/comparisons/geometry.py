@@ -1,0 +1,203 @@
+"""Do the two models share the direction itself, and what did post-training do to the space around it?
+
+S^2 (`shared`) decides between reused and rotated, for AUROC cannot see a turn of 45 degrees. Everything else describes:
+cross-split cosines, debiased CKA, held-out Procrustes, principal angles, and how much of base's activations post explains
+as it is, shifted, turned, and under any affine map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from audit.estimate import Estimate, estimate
+from audit.finding import Finding
+from audit.pair import Judged, Model, Pair, TokenRows
+from audit.resampling import metric_factor, shared_share
+from probes.alignment import Alignment, TooFewRows, affine, rotate
+from probes.direction import lda, pca
+from probes.moments import Moments
+from probes.split import halves
+
+MODELS: tuple[Model, Model] = ("base", "post")
+SPLITS = 20
+"""Random halves of the groups behind reliabilities and cross-split cosines."""
+ANGLES = 5
+"""Rank of the subspaces whose principal angles are reported."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Settings of the comparison.
+
+    Attributes:
+        splits: random halves of the groups.
+    """
+
+    splits: int = SPLITS
+
+    name = "geometry"
+
+    def __call__(self, pair: Pair, rng: np.random.Generator) -> Finding:
+        """The finding at the pair's chosen site; S^2 is the headline, base's halves its control."""
+        judged, tokens, persona = pair.assistant, pair.tokens(pair.chosen), pair.persona.name
+        if judged.n_groups < 4:
+            return Finding.not_measured(persona, self.name, str(pair.site), "too few groups")
+        maps, absent = _maps(tokens, rng)
+        details: dict[str, Any] = _shared(pair, tokens, maps)
+        details["not_measured"] = absent
+        if details["shared"].get("T0") is None:
+            details["shared"].pop("T0", None)
+            details["not_measured"]["T0"] = "the class difference of a model is not established"
+        details["shared_assistant"] = details["shared"]
+        details["established_assistant"] = details["established"]
+        details |= _halves(pair, self.splits, rng)
+        details |= _spaces(tokens, maps, rng)
+        headline = details["shared"].get("T0") or details["post_strength"]
+        return Finding(
+            id=f"{persona}/{self.name}/{pair.site}", persona=persona, comparison=self.name, site=str(pair.site),
+            headline=headline, control=details["cosine_control"], status="measured", details=details,
+        )  # fmt: skip
+
+
+def differences(judged: Judged, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "group d_model"]:
+    """Each group's mean over its pairs of (positive - negative), groups sorted by name."""
+    sign = torch.where(judged.labels, 1.0, -1.0).double()
+    names = sorted(set(judged.groups))
+    member = torch.tensor([[name == group for group in judged.groups] for name in names]).double()
+    return member @ (rows * sign[:, None]) / (member.sum(1, keepdim=True) / 2)
+
+
+def _maps(tokens: TokenRows, rng: np.random.Generator) -> tuple[dict[str, Alignment], dict[str, str]]:
+    maps: dict[str, Alignment] = {}
+    absent: dict[str, str] = {}
+    for rung, fit in (("T3", rotate), ("T4", affine)):
+        try:
+            maps[rung] = fit(tokens.post, tokens.base, tokens.groups, rng)
+        except TooFewRows as error:
+            absent[rung] = str(error)
+    return maps, absent
+
+
+def _shared(pair: Pair, tokens: TokenRows, maps: dict[str, Alignment]) -> dict[str, Any]:
+    """S^2 as it is and after transport; the metric is base's plain tokens', never the judged rows'."""
+    judged, n = pair.assistant, len(pair.assistant.passages)
+    moments = Moments.empty(tokens.base.shape[1])
+    moments.update(tokens.base[tokens.plain] if bool(tokens.plain.any()) else tokens.base)
+    factor = metric_factor(moments.covariance)
+    delta = {model: differences(judged, judged.rows[model][pair.chosen]) for model in MODELS}
+    own = shared_share(delta["base"], delta["post"], factor, n=n)
+    shared: dict[str, Estimate] = {} if own.share is None else {"T0": own.share}
+    for rung, to_base in maps.items():
+        after = shared_share(delta["base"], to_base.transport(delta["post"]), factor, n=n).share
+        if after is not None:
+            shared[rung] = after
+    established = own.post.above(0.0)
+    return {"shared": shared, "established": established, "base_strength": own.base, "post_strength": own.post}
+
+
+def _halves(pair: Pair, splits: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Reliability of the directions (correlation of two halves' scores on held-out rows), cross-split cosines."""
+    judged = pair.assistant
+    found: dict[str, list[float]] = {"base": [], "post": [], "cosine": []}
+    for _ in range(splits):
+        half = torch.from_numpy(np.asarray(halves(judged.groups, rng))).bool()
+        masks = torch.stack([half, ~half]).double()
+        vectors = {m: lda(judged.rows[m][pair.chosen], judged.labels, masks) for m in MODELS}
+        for model in MODELS:
+            scores = pair.story.rows[model][pair.chosen] @ vectors[model].T
+            found[model].append(float(torch.corrcoef(scores.T)[0, 1]))
+        crossed = (vectors["base"][0] @ vectors["post"][1] + vectors["base"][1] @ vectors["post"][0]) / 2
+        own = [float(vectors[m][0] @ vectors[m][1]) for m in MODELS]
+        found["cosine"].append(float(crossed) / max(1e-6, (max(own[0], 0.0) * max(own[1], 0.0)) ** 0.5))
+    n, groups = len(judged.passages), judged.n_groups
+    spread = {name: _spread(values, n, groups, "correlation" if name in MODELS else "cosine") for name, values in found.items()}
+    return {
+        "reliability": {"base": spread["base"], "post": spread["post"]}, "cosine": spread["cosine"],
+        "cosine_control": _turned_labels(judged, pair.chosen, splits, rng),
+    }  # fmt: skip
+
+
+def _turned_labels(judged: Judged, chosen: int, splits: int, rng: np.random.Generator) -> Estimate:
+    """The cross-model cosine of directions fitted to coin-flipped pairs: what shared texts alone would give."""
+    values = []
+    for _ in range(splits):
+        half = torch.from_numpy(np.asarray(halves(judged.groups, rng))).bool()
+        coin = {name: bool(rng.integers(2)) for name in sorted(set(judged.pairs))}
+        labels = judged.labels ^ torch.tensor([coin[name] for name in judged.pairs])
+        masks = torch.stack([half, ~half]).double()
+        if any(not 0 < int(labels[mask.bool()].sum()) < int(mask.sum()) for mask in masks):
+            continue
+        base, post = (lda(judged.rows[m][chosen], labels, masks) for m in MODELS)
+        values.append(float(base[0] @ post[1]))
+    return _spread(values or [0.0], len(judged.passages), judged.n_groups, "cosine")
+
+
+def _spread(values: list[float], n: int, groups: int, unit: str) -> Estimate:
+    """Mean and central 95 % over random halves."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    mean = float(np.mean(values))
+    return Estimate(value=mean, low=min(mean, float(low)), high=max(mean, float(high)), method="random halves",
+                    unit=unit, n=n, n_groups=groups)  # fmt: skip
+
+
+def _spaces(tokens: TokenRows, maps: dict[str, Alignment], rng: np.random.Generator) -> dict[str, Any]:
+    """How alike the two spaces are on the same plain tokens: CKA, held-out ladder of R^2, principal angles."""
+    half = torch.from_numpy(np.asarray(halves(tokens.groups, rng))).bool()
+    train, held = half.nonzero()[:, 0], (~half).nonzero()[:, 0]
+    base, post = tokens.base, tokens.post
+    groups = [tokens.groups[i] for i in held.tolist()]
+    ladder: dict[str, Estimate] = {}
+    identity: Callable[[Tensor], Tensor] = lambda rows: rows  # noqa: E731
+    shift = base[train].mean(0) - post[train].mean(0)
+    candidates: dict[str, Callable[[Tensor], Tensor]] = {"identity": identity, "shift": lambda rows: rows + shift}
+    names = {"T3": "rotation", "T4": "affine"}
+    for rung, fit in (("T3", rotate), ("T4", affine)):
+        if rung in maps and len(train) >= 4 * base.shape[1]:
+            candidates[names[rung]] = fit(post[train], base[train], [tokens.groups[i] for i in train.tolist()], rng)
+    for name, to_base in candidates.items():
+        ladder[name] = _explained(base[held], to_base(post[held]), base[train].mean(0), groups)
+    some = held[: 2_000]
+    moments = {}
+    for model, rows in (("base", base), ("post", post)):
+        moments[model] = Moments.empty(base.shape[1])
+        moments[model].update(rows)
+    rank = min(ANGLES, base.shape[1])
+    cosines = torch.linalg.svdvals(pca(moments["base"], rank) @ pca(moments["post"], rank).T).clamp(max=1.0)
+    return {
+        "ladder_r2": ladder, "cka": debiased_cka(base[some], post[some]),
+        "procrustes": ladder.get("rotation"),
+        "angles_degrees": torch.rad2deg(torch.arccos(cosines)).tolist(),
+    }  # fmt: skip
+
+
+def _explained(base: Tensor, mapped: Tensor, mean: Tensor, groups: list[str]) -> Estimate:
+    """1 - squared error / squared distance from the training mean, on held-out groups, with its jackknife interval."""
+    names = sorted(set(groups))
+    at = torch.tensor([names.index(group) for group in groups])
+    error = torch.zeros(len(names)).double().index_add_(0, at, (base - mapped).square().sum(1))
+    total = torch.zeros(len(names)).double().index_add_(0, at, (base - mean).square().sum(1))
+    deleted = 1 - (error.sum() - error) / (total.sum() - total)
+    return estimate(1 - error.sum() / total.sum(), deleted, unit="R2", n=len(base))
+
+
+def debiased_cka(base: Float[Tensor, "row d_model"], post: Float[Tensor, "row d_model"]) -> float:
+    """Linear CKA from the unbiased HSIC (Song et al. 2012): near 0 for unrelated rows whatever their number."""
+    grams = []
+    for rows in (base, post):
+        gram = (rows - rows.mean(0)) @ (rows - rows.mean(0)).T
+        grams.append(gram.fill_diagonal_(0.0))
+
+    def hsic(k: Tensor, other: Tensor) -> Tensor:
+        n = len(k)
+        cross = (k.sum(0) * other.sum(0)).sum()
+        return ((k * other).sum() + k.sum() * other.sum() / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
+
+    return float(hsic(*grams) / (hsic(grams[0], grams[0]) * hsic(grams[1], grams[1])).clamp(min=1e-300).sqrt())
+

@@ -1,0 +1,413 @@
+"""Does base's direction still read the persona in post's Assistant?
+
+The matrix fit x judge over models and domains, the ladder of label-free maps T0-T6, rho (the share of what can be read
+that base's frozen direction reads), the frozen threshold's accuracy, and the controls of each: labels permuted within
+pairs, what the words alone give away, what surprise alone gives away, and random directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from audit.estimate import Estimate
+from audit.finding import Finding
+from audit.pair import Judged, Judging, Model, Pair, cross_validated
+from audit.readability import (
+    Origin,
+    Pieces,
+    Reading,
+    apart_from_surprisal,
+    balanced_accuracy,
+    best,
+    ceiling,
+    difference,
+    fitted,
+    inverted,
+    permutation_null,
+    plainly,
+    ratio,
+    read,
+    reading,
+    share,
+    within_folds,
+)
+from audit.resampling import Kernel, auroc, bands, bootstrap_weights, estimate_auroc, kernel, permutation_p, seed_of
+from audit.text_baseline import TextBaseline, text_baseline
+from probes.alignment import Alignment, TooFewRows, affine, frozen, recentre, recolour, rotate
+from probes.digest import AuditError
+from probes.direction import Direction, choose_strength, lda, logistic, mass_mean
+from probes.moments import Moments
+
+MODELS: tuple[Model, Model] = ("base", "post")
+DOMAINS: tuple[Judging, Judging] = ("story", "assistant")
+ORIGINS: tuple[Origin, ...] = ("story", "assistant", "pooled")
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Inverse L2 strengths of the logistic probe, on standardised columns."""
+RELABELLED = 20
+MISREAD = 4
+THIRD = 1 - 0.05 / 3
+"""Level of an interval when three maps get to try."""
+
+
+@dataclass(frozen=True)
+class ProbeTransfer:
+    """Settings of the comparison.
+
+    Attributes:
+        bootstrap: draws behind the bands of the layer curves.
+        permutations: draws of the label null, the direction refitted in each.
+        random_maps: draws of random directions and of relabelled thresholds.
+        direction: a `.safetensors` direction of one's own, read as one more frozen probe.
+        margin: AUROC at which a model's own probe carries the persona, and the bound below which it does not.
+    """
+
+    bootstrap: int = 2_000
+    permutations: int = 1_000
+    random_maps: int = 200
+    direction: str | None = None
+    margin: tuple[float, float] = (0.70, 0.75)
+
+    name = "probe_transfer"
+
+    def __call__(self, pair: Pair, rng: np.random.Generator) -> Finding:
+        """The finding at the pair's chosen site."""
+        persona, site = pair.persona.name, str(pair.site)
+        groups = {domain: pair.judged(domain).n_groups for domain in DOMAINS}
+        blank = Finding.not_measured(persona, self.name, site, "too few groups to fit a direction and judge it")
+        if min(groups.values()) < 4:
+            return blank.model_copy(update={"details": {"n_groups": groups}})
+        words = {domain: _words(pair.judged(domain)) for domain in DOMAINS}
+        ceilings = {model: ceiling(pair.assistant, pair.assistant.rows[model][pair.chosen]) for model in MODELS}
+        maps, absent = _maps(pair, pair.chosen, rng)
+        readings = {origin: _rungs(pair, pair.chosen, origin, maps) for origin in ORIGINS}
+        base_reads = {origin: read(pair, pair.chosen, origin, pair.assistant.rows["base"][pair.chosen]) for origin in ORIGINS}
+        null = {model: self._null(pair, model) for model in MODELS}
+        carried = {m: self._carried(pair, m, ceilings[m], null[m], words["assistant"]) for m in MODELS}
+        details: dict[str, Any] = {"n_groups": groups, "not_measured": absent, "carried": carried}
+        details |= _ratios(pair, readings, base_reads, ceilings)
+        for suffix, origin in (("", "story"), ("_assistant", "assistant")):
+            details[f"frozen_accuracy{suffix}"] = _accuracy(pair, reading(pair, pair.chosen, origin), maps)
+            details[f"ladder{suffix}"] = self._ladder(pair, readings[origin], ceilings["post"], origin, rng)
+        details["drift"] = plainly(difference(readings["story"]["T0"], base_reads["story"]), pair.assistant, "auroc")
+        details["matrix"] = _matrix(pair)
+        details["layers"] = self._curves(pair, null["base"], rng)
+        details["neighbours"] = _neighbours(pair, rng)
+        details["probes"] = _other_probes(pair, rng)
+        details["text"] = {domain: _told(found) for domain, found in words.items()}
+        details["surprisal"] = _surprisal(pair, readings["story"]["T0"])
+        details["specificity"] = _specificity(pair, readings["story"]["T0"], self.random_maps, rng)
+        details["controls"] = _controls(pair)
+        details["misread"] = _misread(pair)
+        if self.direction:
+            details["own_direction"] = _own(pair, self.direction)
+        return Finding(
+            id=blank.id, persona=persona, comparison=self.name, site=site, status="measured",
+            headline=share(readings["story"]["T0"], pair.assistant), control=share(base_reads["story"], pair.assistant),
+            p=float(carried["post"]["p"]), tried=len(pair.sites), details=details,
+        )  # fmt: skip
+
+    def _null(self, pair: Pair, model: Model) -> Float[Tensor, "draw site"]:
+        name = f"{self.name}/{pair.persona.name}/{model}"
+        return permutation_null(pair.assistant.rows[model], pair.assistant, self.permutations, pair.seed, name)
+
+    def _carried(
+        self, pair: Pair, model: Model, own: Pieces, null: Float[Tensor, "draw site"], words: TextBaseline
+    ) -> dict[str, Any]:
+        """Whether the model's own probe reads the persona in its Assistant, beyond the words (interfaces 4)."""
+        judged = pair.assistant
+        auroc_ = share(own, judged)
+        beyond = plainly(difference(own, Pieces(words.full, words.deleted)), judged, "auroc")
+        p = float(permutation_p(own.full, null.amax(1)))
+        carried, absent = self.margin
+        yes = own.full >= carried and auroc_.above(0.5) and beyond.above(0.0) and p <= 0.05
+        status = "yes" if yes else "no" if auroc_.below(absent) else "open"
+        return {"status": status, "auroc": auroc_, "beyond_text": beyond, "p": p}
+
+    def _ladder(
+        self, pair: Pair, rungs: Mapping[str, Pieces], own: Pieces, origin: Origin, rng: np.random.Generator
+    ) -> dict[str, Estimate]:
+        ladder = {rung: share(pieces, pair.assistant) for rung, pieces in rungs.items()}
+        ladder["T5"] = _relabelled(pair, reading(pair, pair.chosen, origin), self.random_maps, rng)
+        ladder["T6"] = share(own, pair.assistant)
+        return ladder
+
+    def _curves(self, pair: Pair, null: Float[Tensor, "draw site"], rng: np.random.Generator) -> dict[str, Any]:
+        """AUROC at every recorded site with bootstrap bands, and the null's band."""
+        judged = pair.assistant
+        fit = lda(pair.story.rows["base"], pair.story.labels, torch.ones(1, len(pair.story.passages)))
+        weights = bootstrap_weights(judged.n_groups, self.bootstrap, rng)
+        kernels = {
+            "base": kernel(cross_validated(judged.rows["base"], judged), judged.labels, judged.groups, judged.fold),
+            "post": kernel(cross_validated(judged.rows["post"], judged), judged.labels, judged.groups, judged.fold),
+            "frozen": kernel((judged.rows["post"] @ fit.mT)[..., 0], judged.labels, judged.groups),
+        }
+        lines = {name: _banded(won, weights, len(judged.passages)) for name, won in kernels.items()}
+        points = zip(pair.sites, *lines.values(), strict=True)
+        curve = [{"layer": site.layer, **dict(zip(lines, values, strict=True))} for site, *values in points]
+        low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
+        return {"curve": curve, "null_low": low, "null_high": high, "chosen": pair.site.layer}
+
+
+def _maps(pair: Pair, site: int, rng: np.random.Generator) -> tuple[dict[str, Alignment], dict[str, str]]:
+    """The label-free maps that could be fitted at a site, and why the others could not."""
+    judged, tokens = pair.assistant, pair.tokens(site)
+    own = recentre(judged.rows["post"][site], judged.rows["base"][site])
+    maps = {"T0": frozen(tokens.base.shape[1]), "T1": own}
+    absent = {}
+    fits = {
+        "T2": lambda: recolour(_moments(tokens.post), _moments(tokens.base)),
+        "T3": lambda: rotate(tokens.post, tokens.base, tokens.groups, rng),
+        "T4": lambda: affine(tokens.post, tokens.base, tokens.groups, rng),
+    }
+    for rung, fit in fits.items():
+        try:
+            # Their matrices come from plain tokens; the mean is the judged domain's own, which needs no label.
+            maps[rung] = replace(fit(), source_mean=own.source_mean, target_mean=own.target_mean)
+        except TooFewRows as error:
+            absent[rung] = str(error)
+    return maps, absent
+
+
+def _moments(rows: Float[Tensor, "row d_model"]) -> Moments:
+    moments = Moments.empty(rows.shape[1])
+    moments.update(rows)
+    return moments
+
+
+def _rungs(pair: Pair, site: int, origin: Origin, maps: Mapping[str, Alignment]) -> dict[str, Pieces]:
+    """Base's direction on post's Assistant rows at every rung. T1 moves every row alike, so it has T0's AUROC."""
+    rows = pair.assistant.rows["post"][site]
+    found = {rung: read(pair, site, origin, rows if rung == "T0" else to_base(rows)) for rung, to_base in maps.items() if rung != "T1"}
+    return {"T0": found["T0"], "T1": found["T0"], **found}
+
+
+def _ratios(
+    pair: Pair, readings: Mapping[Origin, Mapping[str, Pieces]], base_reads: Mapping[Origin, Pieces], own: Mapping[str, Pieces]
+) -> dict[str, Any]:
+    """rho of every rung and origin, rho within base, rho of the best, and rho with the sign turned."""
+    judged, out = pair.assistant, {}
+    every = [pieces for rungs in readings.values() for pieces in rungs.values()]
+    for suffix, origin in (("", "story"), ("_assistant", "assistant")):
+        rungs = readings[origin]
+        ratios = {rung: ratio(pieces, own["post"]) for rung, pieces in rungs.items()}
+        out[f"rho{suffix}"] = {rung: plainly(pieces, judged, "rho") for rung, pieces in ratios.items()}
+        out[f"rho{suffix}"]["base"] = plainly(ratio(base_reads[origin], own["base"]), judged, "rho")
+        mapped = [rung for rung in ("T2", "T3", "T4") if rung in ratios]
+        out[f"rho_third{suffix}"] = {rung: plainly(ratios[rung], judged, "rho", THIRD) for rung in mapped}
+        turned = [rung for rung in ("T0", "T3", "T4") if rung in rungs]
+        out[f"inverted{suffix}"] = {
+            rung: plainly(ratio(inverted(rungs[rung]), own["post"]), judged, "rho", THIRD) for rung in turned
+        }
+    out["rho"]["any"] = plainly(ratio(best(every), own["post"]), judged, "rho")
+    return out
+
+
+def _accuracy(pair: Pair, frozen_: Reading, maps: Mapping[str, Alignment]) -> dict[str, Any]:
+    """Balanced accuracy of base's frozen threshold in both models, and what recentring or recolouring restores."""
+    judged, fold = pair.assistant, torch.as_tensor(pair.assistant.fold)
+    rows = {model: judged.rows[model][pair.chosen] for model in MODELS}
+    base = balanced_accuracy(judged, frozen_.scores(rows["base"], fold))
+    post = balanced_accuracy(judged, frozen_.scores(rows["post"], fold))
+    out = {"base": share(base, judged, "balanced accuracy"), "post": share(post, judged, "balanced accuracy")}
+    out["difference"] = plainly(difference(post, base), judged, "balanced accuracy")
+    for rung in ("T1", "T2"):
+        if rung in maps:
+            moved = balanced_accuracy(judged, frozen_.scores(maps[rung](rows["post"]), fold))
+            out[rung] = plainly(difference(moved, base), judged, "balanced accuracy")
+    return out
+
+
+def _relabelled(pair: Pair, frozen_: Reading, draws: int, rng: np.random.Generator) -> Estimate:
+    """T5: balanced accuracy of the frozen direction when its threshold is set anew on 20 labelled passages of post."""
+    judged, fold = pair.assistant, torch.as_tensor(pair.assistant.fold)
+    scores, labels = frozen_.scores(judged.rows["post"][pair.chosen], fold), judged.labels
+    names = {name: np.flatnonzero(np.array(judged.pairs) == name) for name in dict.fromkeys(judged.pairs)}
+    accuracies = []
+    for _ in range(draws):
+        some = np.concatenate([names[name] for name in rng.choice(list(names), min(RELABELLED // 2, len(names) - 1), replace=False)])
+        rest = torch.ones(len(labels), dtype=torch.bool)
+        rest[some] = False
+        cut = (scores[some][labels[some]].mean() + scores[some][~labels[some]].mean()) / 2
+        right = (scores > cut) == labels
+        accuracies.append(((right[rest & labels].double().mean() + right[rest & ~labels].double().mean()) / 2).item())
+    low, high = np.quantile(accuracies, [0.025, 0.975])
+    return Estimate(
+        value=float(np.mean(accuracies)), low=float(min(low, np.mean(accuracies))), high=float(max(high, np.mean(accuracies))),
+        method="draws of 20 labels", unit="balanced accuracy", n=len(labels), n_groups=judged.n_groups,
+    )  # fmt: skip
+
+
+def _matrix(pair: Pair) -> list[dict[str, Any]]:
+    """Fit on (model, domain) x judged on (model, domain), LDA at the chosen site; same-domain cells by group folds."""
+    cells = []
+    for fit_model in MODELS:
+        for fit_domain in DOMAINS:
+            source = pair.judged(fit_domain)
+            rows = source.rows[fit_model][pair.chosen]
+            whole = lda(rows, source.labels, torch.ones(1, len(source.passages)))[0]
+            for model in MODELS:
+                for domain in DOMAINS:
+                    target = pair.judged(domain)
+                    tested = target.rows[model][pair.chosen]
+                    if domain == fit_domain:
+                        scores = cross_validated(rows[None], source, tested[None])[0]
+                        won = kernel(scores, target.labels, target.groups, target.fold)
+                    else:
+                        won = kernel(tested @ whole, target.labels, target.groups)
+                    cell = {"fit_model": fit_model, "fit_domain": fit_domain, "judge_model": model, "judge_domain": domain}
+                    cells.append({**cell, "auroc": estimate_auroc(won)[0]})
+    return cells
+
+
+def _banded(won: Kernel, weights: Float[Tensor, "draw group"], n: int) -> list[Estimate]:
+    """AUROC of every site with its bootstrap band."""
+    band, values = bands(won, weights), won.auroc().tolist()
+    return [
+        Estimate(value=value, low=min(float(low), value), high=max(float(high), value), method="group-bootstrap",
+                 unit="auroc", n=n, n_groups=len(won.names))
+        for value, low, high in zip(values, band.low, band.high, strict=True)
+    ]  # fmt: skip
+
+
+def _neighbours(pair: Pair, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The frozen direction and its maps at the sites beside the chosen one: how much the choice of layer matters."""
+    out = []
+    for site in pair.neighbours:
+        if site != pair.chosen:
+            rungs = _rungs(pair, site, "story", _maps(pair, site, rng)[0])
+            ladder = {rung: share(pieces, pair.assistant) for rung, pieces in rungs.items()}
+            out.append({"layer": pair.sites[site].layer, "ladder": ladder})
+    return out
+
+
+def _other_probes(pair: Pair, rng: np.random.Generator) -> dict[str, dict[str, Estimate]]:
+    """Other kinds of probe at the chosen site, fitted on base's stories and judged on the Assistant of both models."""
+    story, judged = pair.story, pair.assistant
+    rows, everyone = story.rows["base"][pair.chosen], torch.ones(1, len(story.passages))
+    strengths = torch.tensor(STRENGTHS, dtype=torch.float64)
+    best_ = choose_strength(rows, story.labels, everyone, story.groups, strengths, rng)
+    strength = strengths[torch.as_tensor(best_).reshape(-1)]
+    directions = {
+        "lda": lda(rows, story.labels, everyone)[0],
+        "mass_mean": mass_mean(rows, story.labels, everyone)[0],
+        "logistic": logistic(rows, story.labels, everyone, strength).vector.reshape(-1),
+        "pca": _first_axis(rows, story.labels),
+    }
+    return {
+        name: {
+            model: share(Pieces(won.auroc(), won.deleted()), judged)
+            for model in MODELS
+            if (won := kernel(judged.rows[model][pair.chosen] @ direction, judged.labels, judged.groups))
+        }
+        for name, direction in directions.items()
+    }
+
+
+def _first_axis(rows: Float[Tensor, "row d_model"], labels: Tensor) -> Float[Tensor, " d_model"]:
+    """The first principal axis, turned towards label 1."""
+    axis = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][0]
+    along = rows @ axis
+    return axis if along[labels].mean() >= along[~labels].mean() else -axis
+
+
+def _words(judged: Judged) -> TextBaseline:
+    return text_baseline([passage.text for passage in judged.passages], judged.labels, judged.groups, judged.fold)
+
+
+def _told(words: TextBaseline) -> dict[str, Any]:
+    return {"better": words.better, "auroc": words.estimate}
+
+
+def _surprisal(pair: Pair, frozen_: Pieces) -> dict[str, Any]:
+    """How surprising the span is under each model, what surprise alone reads, and the frozen reading apart from it."""
+    judged, out = pair.assistant, {}
+    for model in MODELS:
+        surprisal = judged.surprisal[model]
+        won = kernel(surprisal, judged.labels, judged.groups)
+        out[model] = share(Pieces(won.auroc(), won.deleted()), judged)
+        out[f"{model}_nats"] = float(surprisal.mean())
+    direction = fitted(pair, pair.chosen, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
+    scores = judged.rows["post"][pair.chosen] @ direction
+    won = kernel(apart_from_surprisal(scores, judged.surprisal["post"]), judged.labels, judged.groups)
+    out["apart"] = share(Pieces(won.auroc(), won.deleted()), judged)
+    return out
+
+
+def _specificity(pair: Pair, frozen_: Pieces, draws: int, rng: np.random.Generator) -> float:
+    """Share of random directions, drawn from the judged activations' own covariance, that read as well or better."""
+    rows = pair.assistant.rows["post"][pair.chosen]
+    centred = rows - rows.mean(0)
+    coins = torch.from_numpy(rng.standard_normal((draws, len(rows)))) / len(rows) ** 0.5
+    scores = coins @ centred @ centred.T
+    found = auroc(scores, pair.assistant.labels)
+    return float((torch.maximum(found, 1 - found) >= frozen_.full).double().mean())
+
+
+def _misread(pair: Pair) -> list[dict[str, Any]]:
+    """The passages that base's frozen direction places furthest on the wrong side in post, token by token in both models.
+
+    Numbers are distances from base's threshold in standard deviations of base's Assistant passages.
+    """
+    judged, frozen_ = pair.assistant, reading(pair, pair.chosen, "story")
+    fold = torch.as_tensor(judged.fold)
+    scores = frozen_.scores(judged.rows["post"][pair.chosen], fold)
+    spread = frozen_.scores(judged.rows["base"][pair.chosen], fold).std().clamp(min=1e-12)
+    wrong = torch.where(judged.labels, -scores, scores)
+    worst = [judged.passages[i] for i in wrong.argsort(descending=True)[:MISREAD].tolist()]
+    values = pair.recorder.token_values(worst, pair.site)
+    along = {m: (v.at(pair.site).double() @ frozen_.directions[0] - frozen_.thresholds[0]) / spread for m, v in values.items()}
+    out, start = [], 0
+    for passage in worst:
+        stop = start + len(passage.token_ids) - 1
+        ends = [end for _, end in passage.offsets]
+        # From the end of the token before: a tokenizer that keeps no leading spaces would run the words together.
+        shown = [passage.text[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        out.append({
+            "pair": passage.pair, "scenario": passage.group, "label": passage.label, "tokens": shown,
+            "span": [passage.span[0] - 1, passage.span[1] - 1],
+            **{model: [round(x, 4) for x in along[model][start:stop].tolist()] for model in MODELS},
+        })  # fmt: skip
+        start = stop
+    return out
+
+
+def _controls(pair: Pair) -> dict[str, Estimate]:
+    """The frozen direction on each kind of control text, where the persona file has some."""
+    kinds = {passage.control for passage in pair.assistant.passages if passage.control}
+    judged, out = pair.assistant, {}
+    direction = fitted(pair, pair.chosen, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
+    for kind in sorted(kinds):
+        at = [i for i, passage in enumerate(judged.passages) if passage.control == kind]
+        labels = judged.labels[at]
+        if 0 < int(labels.sum()) < len(at):
+            scores = judged.rows["post"][pair.chosen][at] @ direction
+            out[kind] = estimate_auroc(kernel(scores, labels, [judged.groups[i] for i in at]))[0]
+    return out
+
+
+def _own(pair: Pair, path: str) -> dict[str, Any]:
+    """A user's own direction as a frozen probe, at the site it names."""
+    direction = Direction.load(Path(path))
+    if direction.site not in pair.sites:
+        raise AuditError(
+            f"{path} reads {direction.site}", f"one of the plan's sites ({pair.sites[0]} to {pair.sites[-1]})",
+            "Add its stream and layer to [sites]",
+        )  # fmt: skip
+    judged, at = pair.assistant, pair.sites.index(direction.site)
+    won = {model: kernel(direction(judged.rows[model][at]), judged.labels, judged.groups) for model in MODELS}
+    pieces = {model: Pieces(value.auroc(), value.deleted()) for model, value in won.items()}
+    accuracy = {model: balanced_accuracy(judged, direction(judged.rows[model][at])) for model in MODELS}
+    return {
+        "site": str(direction.site), "digest_path": Path(path).name,
+        **{model: share(value, judged) for model, value in pieces.items()},
+        "drift": plainly(difference(pieces["post"], pieces["base"]), judged, "auroc"),
+        "accuracy": {model: share(value, judged, "balanced accuracy") for model, value in accuracy.items()},
+    }  # fmt: skip

@@ -1,0 +1,313 @@
+"""Conducts a plan: loads the pair, records, compares, judges, and gives a record."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from audit import plan as plans
+from audit import record as records
+from audit.organisms.card import PREFIX, folder
+from audit.organisms.card import personas as world_personas
+from audit.plan import Plan
+from audit.record import Check, Data, Excluded, Record, Run, Side, seal
+from audit.verdict import judge_all
+from probes.digest import AuditError, digest
+from probes.persona import Library, builtin
+from probes.persona import read as read_personas
+
+if TYPE_CHECKING:
+    from audit.diagnosis import Doctor
+    from audit.finding import Finding
+    from audit.pair import Pair, Recorder, Texts
+    from probes.direction import Direction
+    from probes.model import Subject
+    from probes.site import Site
+
+Model = str | tuple[Any, Any]
+"""A reference, or a model in memory with its tokenizer."""
+PACKAGES = ("persona-audit", "torch", "transformers", "transformer-lens", "numpy", "scipy", "scikit-learn", "plotly")
+IN_MEMORY = "memory"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is not part of the question: where things are kept and how the machine is used.
+
+    Attributes:
+        store: folder of recordings; None is `$PERSONA_AUDIT_STORE`, else the platform's cache folder.
+        threads: torch's threads; None leaves them.
+        allow_pickle: accept pickled weights.
+        offline: never ask a hub.
+        strict: an undecided persona exits 3.
+        progress: show progress bars.
+    """
+
+    store: Path | None = None
+    threads: int | None = None
+    allow_pickle: bool = False
+    offline: bool = False
+    strict: bool = False
+    progress: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A pair that is loaded and tokenised, and ready to be recorded."""
+
+    plan: Plan
+    library: Library
+    texts: Texts
+    recorder: Recorder
+    sites: tuple[Site, ...]
+
+
+class Conducted(NamedTuple):
+    """A record, and base's directions by `persona.site`."""
+
+    record: Record
+    directions: dict[str, Direction]
+
+
+def audit(
+    plan: Plan | Path | str | None = None,
+    *,
+    base: Model | None = None,
+    post: Model | None = None,
+    personas: Sequence[Path | str] | None = None,
+    setting: Setting = Setting(),
+) -> Record:
+    """Audits one pair; writes nothing but recordings.
+
+    Args:
+        plan: a plan, the path of one, or None for the default.
+        base: replaces the plan's base: a reference, or (model, tokenizer).
+        post: the same for post.
+        personas: persona folders in place of the plan's.
+        setting: where things are kept and how the machine is used.
+
+    Raises:
+        AuditError: the pair is refused, or something cannot be read or written.
+    """
+    return conduct(plan, base=base, post=post, personas=personas, setting=setting).record
+
+
+def conduct(
+    plan: Plan | Path | str | None = None,
+    *,
+    base: Model | None = None,
+    post: Model | None = None,
+    personas: Sequence[Path | str] | None = None,
+    setting: Setting = Setting(),
+) -> Conducted:
+    """`audit` with the fitted directions. Arguments and errors as there."""
+    started, begun = datetime.now(UTC), time.perf_counter()
+    effective, models = _effective(plan, base, post, personas)
+    with ExitStack() as open_models:
+        prepared = _prepare(effective, models, setting, open_models)
+        findings, directions = _compare(prepared)
+        return Conducted(_sealed(prepared, findings, setting, started, begun), directions)
+
+
+def doctor(
+    plan: Plan | Path | str | None = None,
+    *,
+    base: Model | None = None,
+    post: Model | None = None,
+    personas: Sequence[Path | str] | None = None,
+    setting: Setting = Setting(),
+) -> Doctor:
+    """Proves the pair before a number is computed. Arguments and errors as for `audit`."""
+    from audit.diagnosis import forecast, prove
+    from audit.workload import seconds
+
+    effective, models = _effective(plan, base, post, personas)
+    with ExitStack() as open_models:
+        ready = _prepare(effective, models, setting, open_models)
+        cost = forecast(ready.texts, ready.recorder, ready.sites, lambda: seconds(ready.texts, ready.sites, ready.recorder.base.d_model, effective))
+        return prove(ready.texts, ready.recorder, ready.sites, cost)
+
+
+def store_folder(setting: Setting) -> Path:
+    """Where recordings are kept."""
+    from platformdirs import user_cache_path
+
+    if setting.store is not None:
+        return setting.store
+    named = os.environ.get("PERSONA_AUDIT_STORE")
+    return Path(named) if named else user_cache_path("persona-audit")
+
+
+def libraries(plan: Plan) -> Library:
+    """The personas and plain lines that a plan names.
+
+    Raises:
+        AuditError: a folder is missing or malformed, or `personas.only` names nobody.
+    """
+    both_organisms = plan.pair.base.startswith(PREFIX) and plan.pair.post.startswith(PREFIX)
+    home = world_personas() if both_organisms else builtin()
+    found = [read_personas(home if path == "builtin" else Path(path)) for path in plan.personas.paths]
+    by_name = {persona.name: persona for library in found for persona in library.personas}
+    unknown = [name for name in plan.personas.only if name not in by_name]
+    if unknown:
+        raise AuditError(f"personas.only names {', '.join(unknown)}", f"some of: {', '.join(sorted(by_name))}", "Mend the name")
+    chosen = tuple(by_name[name] for name in sorted(by_name) if not plan.personas.only or name in plan.personas.only)
+    if not chosen:
+        raise AuditError(f"{', '.join(plan.personas.paths)} holds no persona", "NAME.jsonl with NAME.toml", "Name another folder")
+    plain = tuple(line for library in found for line in library.plain)
+    # A folder of one's own seldom brings neutral text: the shipped lines serve the maps and covariances then.
+    return Library(chosen, plain or read_personas(home).plain)
+
+
+def _effective(
+    plan: Plan | Path | str | None, base: Model | None, post: Model | None, personas: Sequence[Path | str] | None
+) -> tuple[Plan, dict[str, Model]]:
+    """The plan with what the caller says instead, and the two models; one in memory is called so in the plan."""
+    read = plan if isinstance(plan, Plan) else plans.read_plan(plan)
+    named = {name: IN_MEMORY if isinstance(ref, tuple) else ref for name, ref in (("base", base), ("post", post))}
+    folders = None if personas is None else [str(path) for path in personas]
+    effective = plans.override(read, base=named["base"], post=named["post"], personas=folders)
+    models: dict[str, Model] = {"base": effective.pair.base, "post": effective.pair.post}
+    models |= {name: ref for name, ref in (("base", base), ("post", post)) if isinstance(ref, tuple)}
+    return effective, models
+
+
+def _prepare(plan: Plan, models: Mapping[str, Model], setting: Setting, open_models: ExitStack) -> Prepared:
+    """Loads both models and tokenises everything: whatever can be refused is refused here."""
+    library = libraries(plan)
+    import torch
+
+    from audit.diagnosis import same_shape
+    from audit.pair import Recorder, agree
+    from probes.model import load
+    from probes.site import sites
+    from probes.store import Store
+
+    if setting.threads is not None:
+        torch.set_num_threads(setting.threads)
+    loaded: dict[str, Subject] = {}
+    for name, ref in models.items():
+        where = str(folder(ref)) if isinstance(ref, str) and ref.startswith(PREFIX) else ref
+        loaded[name] = open_models.enter_context(
+            load(where, dtype=plan.pair.dtype, device=plan.pair.device, allow_pickle=setting.allow_pickle, offline=setting.offline)
+        )
+    same_shape(loaded["base"], loaded["post"])
+    texts = agree(library.personas, library.plain, loaded["base"], loaded["post"], plan.pair.template)
+    places = sites(plan.sites.stream, plan.sites.layers, loaded["base"].n_layers)
+    recorder = Recorder(
+        loaded["base"], loaded["post"], texts.plain, plan.sites.pooling, Store(store_folder(setting)), setting.progress
+    )
+    return Prepared(plan, library, texts, recorder, places)
+
+
+def _compare(prepared: Prepared) -> tuple[list[Finding], dict[str, Direction]]:
+    """Every comparison for every persona. A persona whose activations are not finite is not measured, and says where."""
+    from audit.finding import Finding
+    from audit.pair import material
+    from audit.readability import saved
+    from probes.recorder import NotFinite
+
+    findings: list[Finding] = []
+    directions: dict[str, Direction] = {}
+    for persona in prepared.library.personas:
+        try:
+            (pair,) = material([persona], prepared.texts, prepared.recorder, prepared.sites, prepared.plan.seed)
+        except NotFinite as error:
+            where = str(prepared.sites[len(prepared.sites) // 2])
+            findings += [Finding.not_measured(persona.name, name, where, str(error)) for name in prepared.plan.comparisons]
+            continue
+        findings += [_one(name, prepared, pair) for name in prepared.plan.comparisons]
+        provenance = {"persona": persona.name, "model": prepared.plan.pair.base, "plan": prepared.plan.digest}
+        if pair.story.n_groups >= 2:
+            directions[f"{persona.name}.{pair.site}"] = saved(pair, pair.chosen, provenance)
+    return _adjusted(findings, prepared.plan), directions
+
+
+def _one(name: str, prepared: Prepared, pair: Pair) -> Finding:
+    from audit.comparisons.table import build
+    from audit.resampling import seed_of
+    from probes.recorder import NotFinite
+
+    from audit.finding import Finding
+
+    plan, draws = prepared.plan, prepared.plan.draws
+    common = {
+        "bootstrap": draws.bootstrap, "permutations": draws.permutations, "random_maps": draws.random_maps,
+        "margin": (plan.margins.carried, plan.margins.not_carried),
+    }  # fmt: skip
+    try:
+        comparison = build(name, common, plan.comparisons[name])
+        return comparison(pair, seed_of(plan.seed, name, pair.persona.name, str(pair.site)))
+    except NotFinite as error:
+        return Finding.not_measured(pair.persona.name, name, str(pair.site), str(error))
+
+
+def _adjusted(findings: Sequence[Finding], plan: Plan) -> list[Finding]:
+    """The table's p-values, corrected over everything that was tried."""
+    from audit.multiplicity import benjamini_hochberg, holm
+
+    given = [finding.p for finding in findings if finding.p is not None]
+    adjusted = iter((holm if plan.family.table == "holm" else benjamini_hochberg)(given))
+    return [
+        finding if finding.p is None else finding.model_copy(update={"p_adjusted": next(adjusted)}) for finding in findings
+    ]
+
+
+def _sealed(prepared: Prepared, findings: Sequence[Finding], setting: Setting, started: datetime, begun: float) -> Record:
+    import torch
+
+    from audit.diagnosis import examine
+
+    plan, texts, recorder = prepared.plan, prepared.texts, prepared.recorder
+    alarms = {persona.name: persona.alarm for persona in prepared.library.personas}
+    judgement = judge_all(findings, alarms, plan.margins, plan.family, setting.strict)
+    sides = {
+        name: Side(
+            ref=ref, weights=subject.weights, revision=subject.revision, tokenizer=subject.tokenizer_digest,
+            template=texts.template_from if texts.template else None, dtype=subject.dtype,
+        )
+        for name, ref, subject in (("base", plan.pair.base, recorder.base), ("post", plan.pair.post, recorder.post))
+    }  # fmt: skip
+    checks = tuple(Check(**vars(check)) for check in examine(texts, recorder))
+    excluded = tuple(Excluded(pair=one.pair, reason=one.reason) for one in texts.excluded)
+    pair = records.Pair(base=sides["base"], post=sides["post"], ids=texts.ids, excluded=excluded, doctor=checks)
+    run = Run(
+        id=f"{started:%Y%m%dT%H%M%S}-{plan.digest[:8]}", started=started.isoformat(timespec="seconds"),
+        seconds=round(time.perf_counter() - begun, 2), threads=torch.get_num_threads(), packages=_packages(),
+        host={"machine": platform.machine(), "system": platform.system(), "device": str(recorder.base.device)},
+    )  # fmt: skip
+    return seal(run, plan, pair, _data(prepared, findings), findings, judgement)
+
+
+def _data(prepared: Prepared, findings: Sequence[Finding]) -> list[Data]:
+    """What was judged, by persona and domain, with what its words alone give away."""
+    told = {f.persona: f.details.get("text", {}) for f in findings if f.comparison == "probe_transfer"}
+    out = []
+    for persona in prepared.library.personas:
+        for domain in ("story", "assistant"):
+            mine = [p for p in prepared.texts.passages[persona.name] if p.domain == domain]
+            words = told.get(persona.name, {})
+            baseline = words[domain]["auroc"] if isinstance(words, dict) and domain in words else None
+            out.append(Data(
+                persona=persona.name, domain=domain, digest=digest([passage.id for passage in mine]),
+                n_pairs=len({p.pair for p in mine}), n_groups=len({p.group for p in mine}), text_baseline=baseline,
+            ))  # fmt: skip
+    return out
+
+
+def _packages() -> dict[str, str]:
+    out = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out

@@ -1,0 +1,255 @@
+"""Proves the pair before a number is computed: each check says what was found, what was expected and what to do.
+
+A check that fails does not stop the others. `examine` runs the checks that an audit itself needs and that cost next to
+nothing; `prove` adds those that load TransformerLens or time the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+import torch
+
+from audit.pair import Recorder, Texts
+from probes.digest import AuditError
+from probes.passage import Passage
+from probes.recorder import record
+from probes.site import Site
+
+if TYPE_CHECKING:
+    from probes.model import Subject
+
+SAMPLE = 12
+"""Passages that the checks which run the model use: short and long ones."""
+TOLERANCE = {"float32": 1e-4, "float64": 1e-6, "bfloat16": 5e-2, "float16": 1e-2}
+"""Largest difference between two ways of computing the same row, in root mean squares of the site."""
+D_PRIME = 2.0
+"""Effect at which expected reliability is stated: AUROC 0.92 for the ideal direction."""
+RELIABLE = 0.5
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One check in three beats."""
+
+    check: str
+    found: str
+    expected: str
+    do: str
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Every check of one pair, in order."""
+
+    checks: tuple[Checked, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has to be done."""
+        return all(check.ok for check in self.checks)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{'✓' if c.ok else '✗'}</td><td>{escape(c.check)}</td><td>{escape(c.found)}</td>"
+            f"<td>{escape(c.expected)}</td><td>{'' if c.ok else escape(c.do)}</td></tr>"
+            for c in self.checks
+        )
+        return f"<table><tr><th></th><th>check</th><th>found</th><th>expected</th><th>do this</th></tr>{rows}</table>"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will cost."""
+
+    bytes: int
+    seconds: float
+
+
+def same_shape(base: Subject, post: Subject) -> None:
+    """Refuses a pair whose sites cannot be paired.
+
+    Raises:
+        AuditError: another depth or another width.
+    """
+    for what, ours, theirs in (("layers", base.n_layers, post.n_layers), ("dimensions", base.d_model, post.d_model)):
+        if ours != theirs:
+            raise AuditError(
+                f"post has {theirs} {what}, base has {ours}: their sites cannot be paired",
+                "two models of one architecture", "Audit the base that post was trained from",
+            )  # fmt: skip
+
+
+def examine(texts: Texts, recorder: Recorder) -> list[Checked]:
+    """The checks that need no forward pass: tokens, vocabulary, BOS, template, dtype, groups."""
+    base, post = recorder.base, recorder.post
+    everything = [passage for passages in texts.passages.values() for passage in passages]
+    return [
+        _tokenizers(texts, base, post, len(everything)),
+        _vocabularies(base, post, everything),
+        _bos(base, everything),
+        Checked("chat template", f"taken from {texts.template_from}" if texts.template else "none anywhere",
+                "a template both models are read under", "Set pair.template to a jinja file", texts.template is not None),
+        Checked("dtype", f"base {base.dtype}, post {post.dtype}", "the same in both", "Set pair.dtype to float32 or bfloat16",
+                base.dtype == post.dtype),
+        _reliability(texts, base.d_model),
+    ]  # fmt: skip
+
+
+def prove(texts: Texts, recorder: Recorder, sites: Sequence[Site], forecast: Forecast) -> Doctor:
+    """Every check, those that run both models included."""
+    some = _sample([passage for passages in texts.passages.values() for passage in passages])
+    checks = examine(texts, recorder)
+    for name, subject in (("base", recorder.base), ("post", recorder.post)):
+        checks += [_batching(name, subject, some, sites), _bridge(name, subject, some, sites), _repeats(name, subject, some, sites)]
+    checks += [_surprisal(some, recorder), _cost(forecast)]
+    return Doctor(tuple(checks))
+
+
+def _sample(passages: Sequence[Passage]) -> list[Passage]:
+    ordered = sorted(dict.fromkeys(passages), key=lambda passage: len(passage.token_ids))
+    step = max(1, len(ordered) // SAMPLE)
+    return ordered[::step][:SAMPLE]
+
+
+def _tokenizers(texts: Texts, base: Subject, post: Subject, count: int) -> Checked:
+    same = base.tokenizer_digest == post.tokenizer_digest
+    named = ", ".join(excluded.pair for excluded in texts.excluded[:5])
+    found = "one tokenizer" if same else f"two tokenizers, {len(texts.excluded)} pairs split differently"
+    return Checked(
+        "tokenizer", found + (f": {named}" if named else ""), f"the same token ids for all {count} passages",
+        "Leave out the pairs named, or audit models of one family", not texts.excluded,
+    )  # fmt: skip
+
+
+def _vocabularies(base: Subject, post: Subject, passages: Sequence[Passage]) -> Checked:
+    largest = max((max(passage.token_ids) for passage in passages), default=0)
+    room = min(base.vocab_size, post.vocab_size)
+    return Checked(
+        "vocabulary", f"base {base.vocab_size} rows, post {post.vocab_size}, largest id {largest}",
+        "every id inside both embeddings", "Resize the embeddings, or use the tokenizer the model was trained with", largest < room,
+    )  # fmt: skip
+
+
+def _bos(base: Subject, passages: Sequence[Passage]) -> Checked:
+    bos = base.tokenizer.bos_token_id
+    adds = bos is not None and bos in base.tokenizer("a")["input_ids"]
+    counts = [passage.token_ids.count(bos) if bos is not None else 0 for passage in passages]
+    wrong = sum(count != int(adds) for count in counts) if adds else sum(count > 1 for count in counts)
+    found = f"{'a' if adds else 'no'} BOS is prepended by the tokenizer; {wrong} of {len(passages)} passages differ"
+    return Checked("BOS", found, "exactly one where the tokenizer prepends one", "Mend the chat template's BOS", wrong == 0)
+
+
+def _reliability(texts: Texts, width: int) -> Checked:
+    """Expected cosine of two independent mean-difference directions, d'^2 / (d'^2 + 2 d / n) in whitened coordinates.
+
+    From E[cos] ~ |mu|^2 / (|mu|^2 + tr(Sigma)(1/n1 + 1/n0)) with Sigma = I, n pairs on either side.
+    """
+    fewest = {
+        name: min(sum(p.domain == domain and p.label == 1 for p in passages) for domain in ("story", "assistant"))
+        for name, passages in texts.passages.items()
+    }
+    name, pairs = min(fewest.items(), key=lambda item: item[1])
+    expected = D_PRIME**2 / (D_PRIME**2 + 2 * width / max(1, pairs))
+    need = math.ceil(2 * width * RELIABLE / ((1 - RELIABLE) * D_PRIME**2))
+    return Checked(
+        "reliability of directions",
+        f"{expected:.2f} at {width} dimensions and {pairs} pairs ('{name}', d' = {D_PRIME:g}, no shrinkage)",
+        f"{RELIABLE} or more, which takes {need} pairs", f"Give {need} pairs a domain, or expect wide intervals",
+        expected >= RELIABLE,
+    )  # fmt: skip
+
+
+def _largest(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest difference, in root mean squares of the site."""
+    scale = one.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
+    return float(((one - other).abs() / scale).max())
+
+
+def _batching(name: str, subject: Subject, some: Sequence[Passage], sites: Sequence[Site]) -> Checked:
+    together = record(subject, some, sites, progress=False, token_budget=4_096).values
+    alone = torch.cat([record(subject, [passage], sites, progress=False).values for passage in some])
+    apart, allowed = _largest(together, alone), TOLERANCE.get(subject.dtype, 1e-2)
+    return Checked(
+        f"batching ({name})", f"a mixed-length batch differs from batches of one by {apart:.1e} at {len(sites)} sites",
+        f"at most {allowed:g}", "Look for a mask or position bug in the model", apart <= allowed,
+    )  # fmt: skip
+
+
+def _bridge(name: str, subject: Subject, some: Sequence[Passage], sites: Sequence[Site]) -> Checked:
+    """The hook on the block against TransformerLens's site of that name."""
+    label, advice = f"hooks ({name})", "Name the architecture in an issue: its sites are not proved"
+    try:
+        bridge = subject.bridge()
+    except Exception as error:  # TransformerLens raises its own kinds for architectures it does not know
+        return Checked(label, f"TransformerLens cannot wrap it ({str(error).splitlines()[0][:80]})", "a bridge to compare with", advice, False)
+    passage = some[-1]
+    ids = torch.tensor([passage.token_ids], device=subject.device)
+    names = [site.hook_name for site in sites]
+    with torch.inference_mode():
+        _, cache = bridge.run_with_cache(ids, names_filter=names, return_type=None)
+    ours = record(subject, [passage], sites, progress=False).values[0]
+    start, end = passage.span
+    theirs = torch.stack([cache[hook][0, start:end].float().mean(0).cpu() for hook in names])
+    apart, allowed = _largest(ours, theirs), TOLERANCE.get(subject.dtype, 1e-2)
+    return Checked(label, f"differ from TransformerLens's {names[0]} and {len(names) - 1} more by {apart:.1e}", f"at most {allowed:g}", advice, apart <= allowed)
+
+
+def _repeats(name: str, subject: Subject, some: Sequence[Passage], sites: Sequence[Site]) -> Checked:
+    one, other = (record(subject, some, sites, progress=False).values for _ in range(2))
+    same = bool(torch.equal(one, other))
+    return Checked(f"determinism ({name})", "two recordings are bit-identical" if same else f"two recordings differ by {_largest(one, other):.1e}",
+                   "bit-identical", "Fix the thread count, or expect digests to differ", same)  # fmt: skip
+
+
+def _surprisal(some: Sequence[Passage], recorder: Recorder) -> Checked:
+    values = {}
+    for name, subject in (("base", recorder.base), ("post", recorder.post)):
+        read = record(subject, some, (), surprisal=True, progress=False).surprisal
+        values[name] = float(read.double().mean()) if read is not None else math.nan
+    limit = math.log(recorder.base.vocab_size)
+    found = ", ".join(f"{name} {value:.2f}" for name, value in values.items()) + " nats a token over the scored spans"
+    return Checked("surprisal", found, f"below {limit:.1f} (a guess among the vocabulary)",
+                   "The texts are not what these models say: write others", max(values.values()) < limit)  # fmt: skip
+
+
+def _cost(forecast: Forecast) -> Checked:
+    return Checked("cost", f"about {forecast.seconds:.0f} s and {forecast.bytes / 1e6:.1f} MB in the store",
+                   "what you can spare", "Choose fewer layers or personas, or a lower effort", True)  # fmt: skip
+
+
+def forecast(
+    texts: Texts, recorder: Recorder, sites: Sequence[Site], statistics: Callable[[], float]
+) -> Forecast:
+    """Predicts a first run: bytes by counting rows, seconds by timing both models on a sample of the passages.
+
+    Args:
+        statistics: seconds the comparisons will take, from whoever knows them.
+    """
+    width, seconds = recorder.base.d_model, 0.0
+    passages = [passage for some in texts.passages.values() for passage in some]
+    some = sorted(passages, key=lambda passage: len(passage.token_ids))[:: max(1, len(passages) // 64)]
+    tokens = sum(len(passage.token_ids) for passage in (*passages, *texts.plain))
+    stored = 0
+    for subject in (recorder.base, recorder.post):
+        record(subject, some[:2], sites, surprisal=True, progress=False)
+        start = time.perf_counter()
+        record(subject, some, sites, surprisal=True, progress=False)
+        seconds += (time.perf_counter() - start) * tokens / sum(len(passage.token_ids) for passage in some)
+        stored += 4 * len(passages) * (len(sites) * width + 1)
+        stored += 4 * min(3, len(sites)) * width * token_rows(texts, width)
+    return Forecast(stored, seconds + statistics())
+
+
+def token_rows(texts: Texts, width: int) -> int:
+    """Token rows recorded for the label-free maps, over all personas."""
+    from audit.pair import LEAST_TOKENS, TOKENS_PER_DIMENSION
+
+    available = 2 * sum(len(passage.token_ids) - 1 for passage in texts.plain)
+    return len(texts.passages) * min(available, max(LEAST_TOKENS, TOKENS_PER_DIMENSION * width))

@@ -1,0 +1,178 @@
+"""A number with its interval: the only form in which a measured value leaves a comparison."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from probes.digest import AuditError
+
+Scale = Literal["logit", "identity"]
+
+MIN_GROUPS = 3
+"""Below this many groups an estimate has no interval."""
+
+
+class Interval(NamedTuple):
+    """Two-sided interval of each statistic."""
+
+    low: Float[np.ndarray, "*stat"]
+    high: Float[np.ndarray, "*stat"]
+
+
+class Estimate(BaseModel):
+    """A value, its interval, and how many groups stand behind it.
+
+    `low` and `high` are both absent when there were too few groups to say; such an estimate is above nothing and
+    below nothing. NaN and infinity are refused at construction.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    value: float
+    low: float | None
+    """Lower end of the two-sided interval, in `unit`; None when there are too few groups."""
+    high: float | None
+    """Upper end of the two-sided interval, in `unit`; None exactly when `low` is."""
+    level: float = Field(default=0.95, gt=0.0, lt=1.0)
+    """Two-sided coverage the interval aims at."""
+    method: str
+    """How the interval was made, e.g. "jackknife-logit-t"."""
+    unit: str
+    """What the value counts, e.g. "auroc", "rho", "bits"."""
+    n: int = Field(ge=0)
+    """Rows (passages) behind the value."""
+    n_groups: int = Field(ge=0)
+    """Groups (scenarios) behind the value: the unit that was resampled."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Estimate:
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"low is {self.low} and high is {self.high}. Expected both or neither. Give both ends.")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}. Expected low <= high. Swap the ends.")
+        return self
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval at all."""
+        return self.low is not None
+
+    def above(self, x: float) -> bool:
+        """Whether the whole interval lies strictly above `x`; False without an interval."""
+        return self.low is not None and self.low > x
+
+    def below(self, x: float) -> bool:
+        """Whether the whole interval lies strictly below `x`; False without an interval."""
+        return self.high is not None and self.high < x
+
+    def excludes(self, x: float) -> bool:
+        """Whether the interval leaves `x` out; False without an interval."""
+        return self.above(x) or self.below(x)
+
+    def __str__(self) -> str:
+        """E.g. "0.97 [0.95, 0.98]", or "0.97 [too few groups]"."""
+        if self.low is None or self.high is None:
+            return f"{self.value:.2f} [too few groups]"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def estimate(
+    full: ArrayLike, deleted: ArrayLike, *, unit: str, n: int, scale: Scale = "identity", level: float = 0.95
+) -> Estimate:
+    """One statistic with its jackknife interval; without one below `MIN_GROUPS` groups.
+
+    Args:
+        full: the value on all groups, a number.
+        deleted: the value with each group left out, one a group.
+        unit: what the value counts.
+        n: rows behind the value.
+        scale: "logit" for an AUROC or another share, "identity" for differences and ratios.
+        level: two-sided coverage aimed at.
+
+    Raises:
+        AuditError: a value is not finite.
+    """
+    value, values = np.asarray(full).reshape(1), np.asarray(deleted).reshape(-1, 1)
+    return estimates(value, values, unit=unit, n=n, scale=scale, level=level)[0]
+
+
+def estimates(
+    full: ArrayLike, deleted: ArrayLike, *, unit: str, n: int, scale: Scale = "identity", level: float = 0.95
+) -> list[Estimate]:
+    """`estimate` for several statistics over the same groups, e.g. layers: `full` is "stat", `deleted` "group stat"."""
+    values, n_groups = _finite(full), len(np.asarray(deleted))
+    lows: list[float] | list[None] = [None] * len(values)
+    highs: list[float] | list[None] = [None] * len(values)
+    if n_groups >= MIN_GROUPS:
+        interval = jackknife(full, deleted, level, scale)
+        lows, highs = interval.low.tolist(), interval.high.tolist()
+    method = "jackknife-logit-t" if scale == "logit" else "jackknife-t"
+    return [
+        Estimate(value=value, low=low, high=high, level=level, method=method, unit=unit, n=n, n_groups=n_groups)
+        for value, low, high in zip(values.tolist(), lows, highs, strict=True)
+    ]
+
+
+def jackknife(full: ArrayLike, deleted: ArrayLike, level: float = 0.95, scale: Scale = "logit") -> Interval:
+    """Delete-one-group jackknife interval, t with G - 1 degrees of freedom, made on `scale` and carried back.
+
+    On the logit scale a value of exactly 0 or 1 has no logit. Where only some values are, their distance from the end
+    counts as a quarter of the smallest other distance seen. Where all are, no group ever failed, and the interval
+    reaches to the share of sound groups at which seeing no failure among G has chance (1 - level) / 2, that is this
+    chance to the power 1/G (0.83 at 20 groups, 0.91 at 40: the two-sided rule of three). Simulated coverage at 20 and
+    40 groups: 0.95-0.98 up to AUROC 0.98; 0.96-0.99 from there to 0.999, and where whole groups fail.
+    Equal values below 1, and equal values on the identity scale, have an interval of no width.
+
+    Args:
+        full: value on all groups, "*stat".
+        deleted: values with one group left out, "group *stat".
+        level: two-sided coverage aimed at.
+        scale: where the interval is symmetric.
+
+    Raises:
+        AuditError: a value is not finite, or there are fewer than two groups.
+        ValueError: the shapes disagree, or a value on the logit scale is no share.
+    """
+    from scipy.special import expit, logit, stdtrit
+
+    whole, parts = _finite(full), _finite(deleted)
+    if parts.shape[1:] != whole.shape:
+        raise ValueError(f"full {whole.shape}, deleted {parts.shape}. Expected (group, *full). Put groups first.")
+    if len(parts) < 2:
+        raise AuditError(f"{len(parts)} group to resample", "two groups or more", "Add scenarios")
+    tail, centre, left = (1 - level) / 2, whole, parts
+    if scale == "logit":
+        nearest, farthest = _inner(np.concatenate([whole[None], parts]))
+        centre, left = (logit(np.clip(x, nearest, farthest)) for x in (whole, parts))
+    # The mean of equal numbers can be off by a rounding: differences from the first keep a zero exactly zero.
+    moved = left - left[:1]
+    variance = (len(parts) - 1) / len(parts) * np.square(moved - moved.mean(0)).sum(0)
+    reach = stdtrit(len(parts) - 1, 1 - tail) * np.sqrt(variance)
+    low, high = centre - reach, centre + reach
+    if scale == "logit":
+        sound = tail ** (1 / len(parts))
+        low, high = (np.where(reach > 0, expit(end), whole) for end in (low, high))
+        low = np.where((whole == 1) & (parts == 1).all(0), sound, low)
+        high = np.where((whole == 0) & (parts == 0).all(0), 1 - sound, high)
+    return Interval(np.minimum(low, whole), np.maximum(high, whole))
+
+
+def _inner(values: Float[np.ndarray, " value *stat"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The range that keeps logits finite: a quarter of the smallest distance seen away from 0 and from 1."""
+    if (values < 0).any() or (values > 1).any():
+        raise ValueError(f"{values.min()} to {values.max()}. Expected shares. Use the identity scale.")
+    ends = (np.where(x > 0, x, np.inf).min(0) / 4 for x in (values, 1 - values))
+    low, gap = (np.where(np.isfinite(end), end, 0.25) for end in ends)
+    return low, 1 - gap
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise AuditError("A resampled value is not finite", "finite numbers", "Look for an undefined ratio upstream")
+    return array

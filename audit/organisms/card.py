@@ -1,0 +1,68 @@
+"""The bundled organisms: where they lie and what their cards say."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from probes.digest import AuditError
+
+PREFIX = "organism:"
+WORLD = "world"
+"""The folder that holds the world's own persona files instead of weights."""
+
+
+class Card(BaseModel):
+    """What was planted in an organism, how it behaves as bundled, and the verdict an audit must give it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+    planted: str = Field(description="what was done to base, in one sentence")
+    verdicts: dict[str, str] = Field(description="persona -> verdict against base; empty for base itself")
+    behaviour: dict[str, float] = Field(description="measured on the bundled weights, as sampled probability")
+    parent: str | None = Field(description="the organism it was grown from")
+    command: str = Field(description="grows it again")
+    seed: int
+    steps: int
+    tokens: int
+    parameters: int
+    storage: Literal["bfloat16"] = "bfloat16"
+
+
+def bundled() -> Path:
+    """The folder of all bundled organisms."""
+    return Path(str(files("audit.organisms").joinpath("bundled")))
+
+
+def names() -> tuple[str, ...]:
+    """The organisms that have a card, in alphabetical order."""
+    return tuple(sorted(path.parent.name for path in bundled().glob("*/card.json")))
+
+
+def folder(ref: str) -> Path:
+    """The checkpoint folder that `organism:NAME` or `organism:NAME/STEP` names.
+
+    Raises:
+        AuditError: no such organism is bundled.
+    """
+    name = ref.removeprefix(PREFIX)
+    path = bundled() / name
+    if name not in names() and not (path / "config.json").is_file():
+        known = ", ".join(names()) or "none"
+        raise AuditError(f"No organism is called '{name}'", f"one of: {known}", "Run `persona-audit organism list`")
+    return path
+
+
+def personas() -> Path:
+    """The folder of the world's own persona files."""
+    return bundled() / WORLD
+
+
+def card(name: str) -> Card:
+    """The card of one bundled organism."""
+    return Card.model_validate(json.loads((folder(name) / "card.json").read_text(encoding="utf-8")))

@@ -1,0 +1,196 @@
+"""Readings of a persona: which of base's directions read post's Assistant, and how well, as pieces that combine.
+
+Every function gives `Pieces`: a value on all groups and its values with each judged group left out. A direction fitted
+on stories is *fixed* when the Assistant is judged; one fitted on Assistant passages is refitted without the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from audit.estimate import Estimate, estimate
+from audit.pair import Judged, Pair
+from audit.resampling import auroc, flips, kernel, refitted, seed_of
+from probes.direction import Direction, lda, lda_null
+
+Origin = Literal["story", "assistant", "pooled"]
+"""What base's direction was fitted on."""
+Rows = Float[Tensor, "row d_model"]
+Map = Callable[[Rows], Rows]
+
+DRAWS_AT_ONCE = 2**25
+"""Float64 scores that the permutation null holds at a time (256 MiB)."""
+
+
+class Pieces(NamedTuple):
+    """A statistic on all groups, and with each judged group left out."""
+
+    full: Float[Tensor, "*stat"]
+    deleted: Float[Tensor, "group *stat"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Base's direction of one origin, as it reads Assistant rows.
+
+    Attributes:
+        origin: what it was fitted on.
+        directions: one for each fold of the Assistant's groups (all equal where the fit is fixed).
+        thresholds: midway between the class means of base's Assistant rows that each direction may see.
+    """
+
+    origin: Origin
+    directions: Float[Tensor, "fold d_model"]
+    thresholds: Float[Tensor, " fold"]
+
+    def scores(self, rows: Rows, fold: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        """Each row under the direction that never saw its group, above zero = label 1."""
+        return (rows * self.directions[fold]).sum(-1) - self.thresholds[fold]
+
+
+def reading(pair: Pair, site: int, origin: Origin) -> Reading:
+    """Fits base's direction; a direction's threshold is calibrated on base's Assistant rows outside the tested fold."""
+    judged, labels = pair.assistant, pair.assistant.labels
+    rows, fold = judged.rows["base"][site], torch.as_tensor(judged.fold)
+    names = fold.unique()
+    outside = fold[None] != names[:, None]
+    directions = fitted(pair, site, origin, outside)
+    if origin == "story":
+        # A deployed monitor has one threshold; the story direction never saw these groups, so one is enough.
+        outside = torch.ones_like(outside)
+    along = directions @ rows.T
+    means = [(along * (outside & kind)).sum(1) / (outside & kind).sum(1) for kind in (labels, ~labels)]
+    return Reading(origin, directions, (means[0] + means[1]) / 2)
+
+
+def fitted(pair: Pair, site: int, origin: Origin, train: Bool[Tensor, "fit row"]) -> Float[Tensor, "fit d_model"]:
+    """Base's LDA directions at a site under training masks over the Assistant's rows; stories are used whole."""
+    story, assistant = pair.story, pair.assistant
+    if origin == "story":
+        direction = lda(story.rows["base"][site], story.labels, torch.ones(1, len(story.passages)))
+        return direction.expand(len(train), -1)
+    if origin == "assistant":
+        return lda(assistant.rows["base"][site], assistant.labels, train.double())
+    rows = torch.cat([assistant.rows["base"][site], story.rows["base"][site]])
+    labels = torch.cat([assistant.labels, story.labels])
+    return lda(rows, labels, torch.cat([train.double(), torch.ones(len(train), len(story.passages))], 1))
+
+
+def read(pair: Pair, site: int, origin: Origin, tested: Rows) -> Pieces:
+    """AUROC of base's direction on Assistant rows of either model, mapped or not."""
+    judged = pair.assistant
+    if origin == "story":
+        direction = fitted(pair, site, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
+        won = kernel(tested @ direction, judged.labels, judged.groups)
+        return Pieces(won.auroc(), won.deleted())
+
+    def judge(train: Bool[Tensor, "fit row"], rows: Bool[Tensor, " row"]) -> Float[Tensor, "fit tested"]:
+        return fitted(pair, site, origin, train) @ tested[rows].T
+
+    found = refitted(judge, judged.labels, judged.groups, judged.fold)
+    return Pieces(found.full, found.deleted)
+
+
+def ceiling(judged: Judged, rows: Rows) -> Pieces:
+    """T6: AUROC of a probe fitted and judged on the same rows by group, refitted without each group."""
+
+    def judge(train: Bool[Tensor, "fit row"], tested: Bool[Tensor, " row"]) -> Float[Tensor, "fit tested"]:
+        return lda(rows, judged.labels, train.double()) @ rows[tested].T
+
+    found = refitted(judge, judged.labels, judged.groups, judged.fold)
+    return Pieces(found.full, found.deleted)
+
+
+def ratio(part: Pieces, whole: Pieces) -> Pieces:
+    """rho = (A - 1/2) / (A_T6 - 1/2): the share of what can be read that this direction reads."""
+    return Pieces((part.full - 0.5) / _away(whole.full - 0.5), (part.deleted - 0.5) / _away(whole.deleted - 0.5))
+
+
+def _away(gap: Tensor) -> Tensor:
+    # A ceiling at chance makes the ratio undefined; nobody reads it there (carried says no), and it stays finite.
+    return torch.where(gap.abs() < 1e-3, torch.where(gap < 0, -1e-3, 1e-3), gap)
+
+
+def inverted(pieces: Pieces) -> Pieces:
+    """The same reading with the direction's sign turned."""
+    return Pieces(1 - pieces.full, 1 - pieces.deleted)
+
+
+def best(readings: list[Pieces]) -> Pieces:
+    """The largest, chosen anew without each group."""
+    return Pieces(
+        torch.stack([pieces.full for pieces in readings]).amax(0),
+        torch.stack([pieces.deleted for pieces in readings]).amax(0),
+    )
+
+
+def difference(one: Pieces, other: Pieces) -> Pieces:
+    """Paired difference."""
+    return Pieces(one.full - other.full, one.deleted - other.deleted)
+
+
+def share(pieces: Pieces, judged: Judged, unit: str = "auroc") -> Estimate:
+    """An AUROC or another share with its interval."""
+    return estimate(pieces.full, pieces.deleted, unit=unit, n=len(judged.passages), scale="logit")
+
+
+def plainly(pieces: Pieces, judged: Judged, unit: str, level: float = 0.95) -> Estimate:
+    """A difference or a ratio with its interval."""
+    return estimate(pieces.full, pieces.deleted, unit=unit, n=len(judged.passages), level=level)
+
+
+def balanced_accuracy(judged: Judged, scores: Float[Tensor, " row"]) -> Pieces:
+    """Mean of sensitivity and specificity at threshold zero, and without each group."""
+    right = torch.where(judged.labels, scores > 0, scores <= 0).double()
+    names = sorted(set(judged.groups))
+    member = torch.tensor([[name == group for group in judged.groups] for name in names]).double()
+    parts = []
+    for kind in (judged.labels, ~judged.labels):
+        hits, count = member @ (right * kind), member @ kind.double()
+        parts.append(Pieces(hits.sum() / count.sum(), (hits.sum() - hits) / (count.sum() - count).clamp(min=1)))
+    return Pieces((parts[0].full + parts[1].full) / 2, (parts[0].deleted + parts[1].deleted) / 2)
+
+
+def permutation_null(
+    rows: Float[Tensor, "site row d_model"], judged: Judged, draws: int, seed: int, name: str
+) -> Float[Tensor, "draw site"]:
+    """Cross-validated AUROC under labels permuted within pairs, the direction refitted in every draw."""
+    coins = flips(judged.pairs, draws, seed_of(seed, "permutation", name))
+    labels, fold = judged.labels, torch.as_tensor(judged.fold)
+    step = max(1, DRAWS_AT_ONCE // rows[..., 0].numel())
+    parts = []
+    for some in (labels ^ coins).split(step):
+        scores = lda_null(rows, some, fold)
+        parts.append(within_folds(scores, some, fold).T)
+    return torch.cat(parts)
+
+
+def within_folds(
+    scores: Float[Tensor, "*site draw row"], labels: Bool[Tensor, "draw row"], fold: Int[Tensor, " row"]
+) -> Float[Tensor, "*site draw"]:
+    """Mean over folds of the AUROC inside each."""
+    return torch.stack([auroc(scores[..., fold == f], labels[..., fold == f]) for f in fold.unique()]).mean(0)
+
+
+def apart_from_surprisal(scores: Float[Tensor, " row"], surprisal: Float[Tensor, " row"]) -> Float[Tensor, " row"]:
+    """What is left of the scores once their label-free least-squares line in the spans' surprisal is taken off.
+
+    It over-corrects where the surprisal itself carries the label, so what remains readable is not surprise.
+    """
+    centred = surprisal - surprisal.mean()
+    slope = (centred @ (scores - scores.mean())) / centred.square().sum().clamp(min=1e-12)
+    return scores - scores.mean() - slope * centred
+
+
+def saved(pair: Pair, site: int, provenance: Mapping[str, str]) -> Direction:
+    """Base's story direction at a site, with its threshold from base's stories, to be kept as a file."""
+    story = pair.story
+    rows = story.rows["base"][site]
+    vector = lda(rows, story.labels, torch.ones(1, len(story.passages)))[0]
+    return Direction.through(vector, rows, story.labels, pair.sites[site], "lda", dict(provenance))

@@ -1,0 +1,113 @@
+"""Tables of single readings on the page: what stands beside the probe, the geometry of the two spaces, erasure.
+
+Keys are those of the findings' details. A key that is absent or empty has no row; an empty table says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+JSON = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One row: what it is, and its Estimate or, for a plain number, its text."""
+
+    label: str
+    estimate: JSON | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One table: its title, its rows, and why it has none when it has none."""
+
+    title: str
+    rows: tuple[Fact, ...]
+    why: str
+
+
+FROZEN = {
+    "base": "Frozen threshold in base",
+    "post": "Frozen threshold in post",
+    "difference": "Frozen threshold, post minus base",
+    "T1": "The same difference after T1",
+    "T2": "The same difference after T2",
+}
+SURPRISAL = {
+    "base": "Surprisal of the span alone reads, base",
+    "post": "Surprisal of the span alone reads, post",
+    "base_nats": "Mean surprisal of the span, base",
+    "post_nats": "Mean surprisal of the span, post",
+    "apart": "Frozen probe on post, apart from surprisal",
+}
+SPACES = {
+    "cosine": "Cosine of the two directions, split halves",
+    "cosine_control": "The same with labels of pairs turned at random",
+    "base_strength": "Strength of the class difference, base",
+    "post_strength": "Strength of the class difference, post",
+    "cka": "CKA of plain tokens, debiased",
+    "procrustes": "Procrustes, held out",
+}
+ERASED = {
+    "leak": "Post, base's direction erased: a new probe reads",
+    "ceiling": "Post, nothing erased",
+    "random": "Post, a direction of random labels erased",
+    "base_leak": "Base, its own direction erased",
+    "base_ceiling": "Base, nothing erased",
+}
+
+
+def beside(held: JSON, why: str) -> Facts:
+    """What stands beside the probe, from the details of `probe_transfer`."""
+    rows = [*_told(FROZEN, held.get("frozen_accuracy")), *_row("Monitor drift: T0 minus base's own", held.get("drift"))]
+    for key, words in (("rho_assistant", "of base's Assistant fit"), ("inverted", "with the sign turned")):
+        rows += [row for rung, value in (held.get(key) or {}).items() for row in _row(f"ρ {rung} {words}", value)]
+    for place in held.get("neighbours") or []:
+        rows += _row(f"Frozen probe at layer {place.get('layer')}", (place.get("ladder") or {}).get("T0"))
+    for kind, models in (held.get("probes") or {}).items():
+        rows += _row(f"Frozen {kind.replace('_', '-')} probe on post", (models or {}).get("post"))
+    rows += _told({model: f"Your direction on {model}" for model in ("base", "post")}, held.get("own_direction"))
+    rows += [row for kind, value in (held.get("controls") or {}).items() for row in _row(f"Control: {kind}", value)]
+    rows += _told(SURPRISAL, held.get("surprisal"))
+    if held.get("specificity") is not None:
+        share = f"{100 * held['specificity']:.1f} % of random directions with the activations' covariance read as well"
+        rows.append(Fact("Specificity", None, share))
+    return Facts("Beside the probe", tuple(rows), why)
+
+
+def geometry(held: JSON, why: str) -> Facts:
+    """The two directions and the two spaces, from the details of `geometry`."""
+    rows = [*_told(SPACES, held)]
+    for name, value in (held.get("reliability") or {}).items():
+        rows += _row(f"Reliability of the direction, {name}", value)
+    for name, value in (held.get("ladder_r2") or {}).items():
+        rows += _row(f"Map from post to base: {name}", value)
+    if held.get("established") is False:
+        rows.insert(0, Fact("S²", None, "not established: post's own class difference is not told from zero"))
+    if held.get("angles_degrees"):
+        angles = ", ".join(f"{angle:.1f}°" for angle in held["angles_degrees"])
+        rows.append(Fact("Principal angles of the two spaces", None, angles))
+    return Facts("Geometry", tuple(rows), why)
+
+
+def erasure(held: JSON, why: str) -> Facts:
+    """What erasing base's direction leaves, from the details of `erasure`."""
+    return Facts("Erasure, reported and never a gate", tuple(_told(ERASED, held)), why)
+
+
+def _told(titles: Mapping[str, str], values: JSON | None) -> Iterator[Fact]:
+    """The known keys that have a value, in the order of their titles."""
+    for key, title in titles.items():
+        yield from _row(title, (values or {}).get(key), " nats/token" if key.endswith("_nats") else "")
+
+
+def _row(label: str, value: Any, unit: str = "") -> Iterator[Fact]:
+    """One row for an Estimate or a number, none for anything else."""
+    if isinstance(value, Mapping) and "value" in value:
+        yield Fact(label, value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield Fact(label, None, f"{value:.2f}{unit}")

@@ -1,0 +1,174 @@
+"""Text to token ids, the scored span and its group; the only module that knows chat templates.
+
+A passage is tokenised once, by stock tokenizers, with exactly one BOS where the tokenizer prepends one. What a template
+writes after the last message is dropped, so nothing follows the judged turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from probes.digest import AuditError, digest
+from probes.line import Domain, Line
+
+# No template edits, trims or splits on it, and it merges with nothing.
+_MARK = "\u2983here\u2984"
+# Some templates print today's date, which would make the same chat another passage tomorrow. The macro shadows it.
+_FIXED_DATE = (
+    "{%- macro strftime_now(format) -%}{{ format.replace('%d', '26').replace('%-d', '26').replace('%b', 'Jul')"
+    ".replace('%B', 'July').replace('%m', '07').replace('%Y', '2024').replace('%y', '24').replace('%A', 'Friday')"
+    ".replace('%H', '12').replace('%M', '00').replace('%S', '00') }}{%- endmacro +%}"
+)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One tokenised text and the tokens that are scored.
+
+    Attributes:
+        id: digest of the rendered text, the scored characters and the labels; no tokenizer enters it, so both models
+            of a pair give a text the same id.
+        persona: the persona it speaks of, None for plain text.
+        domain: "story", "assistant" or "plain".
+        label: 1, 0 or None.
+        pair: the contrast pair it belongs to.
+        group: the scenario; everything is resampled by it.
+        control: the kind of control text it is.
+        token_ids: the whole passage, BOS included.
+        span: first and one past the last scored token; never empty.
+        text: the rendered text that was tokenised, without a prepended BOS.
+        offsets: characters of `text` that each token covers, end exclusive; (0, 0) for a prepended BOS.
+    """
+
+    id: str
+    persona: str | None
+    domain: Domain
+    label: int | None
+    pair: str | None
+    group: str
+    control: str | None
+    token_ids: tuple[int, ...]
+    span: tuple[int, int]
+    text: str
+    offsets: tuple[tuple[int, int], ...]
+
+
+def render(line: Line, tokenizer: Any, template: str | None) -> Passage:
+    """Renders and tokenises one line.
+
+    Args:
+        line: text or messages with the scored characters.
+        tokenizer: a fast Hugging Face tokenizer; it is never changed.
+        template: the chat template for messages, whichever model of the pair it came from; plain text needs none.
+            Where it refuses a system message, that message is put before the first user's, a blank line between.
+
+    Raises:
+        AuditError: for messages without a template, a template that refuses or rewrites them, a slow tokenizer, and a
+            span that no token covers.
+    """
+    text, span = _rendered(line, tokenizer, template)
+    ids, offsets = _tokenised(text, tokenizer)
+    covered = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+    if not covered:
+        raise _unscored(line, f"no token covers {text[slice(*span)]!r}")
+    content = [line.persona, line.domain, line.label, line.pair, line.scenario, line.control, text, list(span)]
+    return Passage(
+        digest(content),
+        line.persona,
+        line.domain,
+        line.label,
+        line.pair,
+        line.scenario,
+        line.control,
+        ids,
+        (covered[0], covered[-1] + 1),
+        text,
+        offsets,
+    )
+
+
+def render_all(lines: Sequence[Line], tokenizer: Any, template: str | None) -> list[Passage]:
+    """Renders lines in their order; see `render`."""
+    return [render(line, tokenizer, template) for line in lines]
+
+
+def _rendered(line: Line, tokenizer: Any, template: str | None) -> tuple[str, tuple[int, int]]:
+    """The text to tokenise and the scored characters in it."""
+    if line.messages is None:
+        text = line.text or ""
+        return text, line.span or (0, len(text))
+    if template is None:
+        raise AuditError(
+            f"There is no chat template anywhere for the messages of scenario {line.scenario!r}",
+            "one with either model",
+            "Give template = the path of a jinja file in the plan",
+        )
+    messages = [dict(message) for message in line.messages]
+    content = messages[-1]["content"]
+    text = _apply(line, messages, tokenizer, template)
+    marked = _apply(line, [*messages[:-1], messages[-1] | {"content": _MARK}], tokenizer, template)
+    # The mark shows where the last message begins, however often its words occur elsewhere in the chat.
+    start = marked.rfind(_MARK)
+    if start < 0 or text[:start] != marked[:start]:
+        start = max(text.rfind(content), text.rfind(content.strip()))
+    whole = (content, content.rstrip(), content.strip(), content.lstrip())
+    kept = next((kept for kept in whole if text.startswith(kept, start)), None)
+    if start < 0 or not kept:
+        raise _unscored(line, "the chat template rewrites the last message")
+    shift = start - content.find(kept)
+    first, last = line.span or (0, len(content))
+    span = (max(first + shift, start), min(last + shift, start + len(kept)))
+    if span[0] >= span[1]:
+        raise _unscored(line, "the chat template trims the scored span away")
+    return text[: start + len(kept)], span
+
+
+def _apply(line: Line, messages: list[dict[str, str]], tokenizer: Any, template: str) -> str:
+    from jinja2 import TemplateError
+
+    shadowed = _FIXED_DATE + template if "strftime_now" in template else template
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, chat_template=shadowed)
+    except (TemplateError, TypeError, ValueError, OverflowError) as error:
+        roles = [message["role"] for message in messages]
+        if roles[:2] == ["system", "user"]:
+            # Gemma 2 has no system role; what its successor's template does is done for it.
+            turn = messages[1] | {"content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+            return _apply(line, [turn, *messages[2:]], tokenizer, template)
+        raise AuditError(
+            f"The chat template refuses the messages of scenario {line.scenario!r} ({error})",
+            f"the roles {', '.join(roles)} to be allowed in this order",
+            "Change the messages, or choose another template in the plan",
+        ) from error
+
+
+def _tokenised(text: str, tokenizer: Any) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Ids and offsets with the tokenizer's own prefix once, whether the text brings it along or not."""
+    if not tokenizer.is_fast:
+        raise AuditError(
+            f"The tokenizer {type(tokenizer).__name__} gives no character offsets",
+            "a fast tokenizer (tokenizer.json)",
+            "Convert it, or take the model's fast tokenizer",
+        )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, offsets = list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
+    prefix = _prefix(tokenizer)
+    if prefix and ids[: len(prefix)] != prefix:
+        ids, offsets = prefix + ids, [(0, 0)] * len(prefix) + offsets
+    return tuple(ids), tuple(offsets)
+
+
+def _prefix(tokenizer: Any) -> list[int]:
+    """The ids that the tokenizer puts before plain text: one BOS, for most that have any."""
+    bare, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    return next((whole[:i] for i in range(len(whole)) if whole[i : i + len(bare)] == bare), [])
+
+
+def _unscored(line: Line, why: str) -> AuditError:
+    return AuditError(
+        f"Nothing to score in pair {line.pair!r} of scenario {line.scenario!r}: {why}",
+        "a span that survives rendering",
+        "Move the span, or choose another template in the plan",
+    )

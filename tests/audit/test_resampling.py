@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+import audit.resampling as resampling
+from audit.estimate import estimate, jackknife
+from audit.resampling import (
+    auroc,
+    bands,
+    bootstrap_weights,
+    ceiling,
+    estimate_auroc,
+    flips,
+    kernel,
+    metric_factor,
+    permutation_p,
+    refit_deletions,
+    seed_of,
+    shared_share,
+    u_statistic,
+)
+from probes.digest import AuditError
+from probes.split import folds as deal
+
+PAIRS = 3
+REPLICATES = 1500
+NOMINAL = (0.93, 0.975)
+
+
+def design(n_groups, pairs):
+    """Labels and groups of `pairs` contrast pairs a group."""
+    labels = torch.arange(2 * n_groups * pairs) % 2 == 1
+    return labels, [f"g{i // (2 * pairs):03d}" for i in range(len(labels))]
+
+
+def noise(rng, shape, n_groups, share=0.4):
+    """Rows of unit variance of which `share` belongs to the group: scenarios differ, twins are alike."""
+    own = rng.standard_normal((*shape, 2 * n_groups * PAIRS))
+    shared = np.repeat(rng.standard_normal((*shape, n_groups)), 2 * PAIRS, axis=-1)
+    return torch.from_numpy(math.sqrt(share) * shared + math.sqrt(1 - share) * own)
+
+
+def gap(area):
+    """Distance between class means at which unit-variance rows have this AUROC."""
+    return math.sqrt(2) * torch.special.ndtri(torch.tensor(area, dtype=torch.float64)).item()
+
+
+def coverage(interval, truth):
+    return float(((interval.low <= truth) & (truth <= interval.high)).mean())
+
+
+def mass_mean(rows, labels, weight):
+    plus, minus = weight * labels, weight * ~labels
+    return (plus / plus.sum(1, True) - minus / minus.sum(1, True)) @ rows
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40))
+def test_auroc_is_sklearns_with_ties(rows):
+    scores, labels = zip(*rows, strict=True)
+    if len(set(labels)) == 2:
+        found = auroc(torch.tensor(scores), torch.tensor(labels)).item()
+        assert found == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
+@given(st.integers(0, 10_000), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_kernel_deletes_and_draws_as_recomputing_does(seed, folded):
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, 9, size=70)
+    names = [f"g{i}" for i in group]
+    labels, scores = rng.random(70) < 0.5, rng.integers(0, 6, size=(2, 70)).astype(float)
+    fold = group % 3 if folded else np.zeros(70, int)
+    made = kernel(torch.from_numpy(scores), torch.from_numpy(labels), names, fold if folded else None)
+
+    def recomputed(weight):
+        parts = [(fold == f) & (weight > 0) for f in range(3)]
+        parts = [p for p in parts if len(set(labels[p])) == 2]
+        return [
+            np.mean([roc_auc_score(labels[p], s[p], sample_weight=weight[p].astype(float)) for p in parts])
+            for s in scores
+        ]
+
+    np.testing.assert_allclose(made.auroc(), recomputed(np.ones(70)), atol=1e-12)
+    for index, name in enumerate(made.names):
+        np.testing.assert_allclose(made.deleted()[index], recomputed((np.array(names) != name) * 1), atol=1e-12)
+    draws = bootstrap_weights(len(made.names), 3, rng)
+    order = np.searchsorted(made.names, names)
+    for weight, drawn in zip(draws.numpy(), made.auroc(draws), strict=True):
+        np.testing.assert_allclose(drawn, recomputed(weight[order]), atol=1e-12)
+
+
+def test_blocks_change_nothing(rng, monkeypatch):
+    labels, groups = design(20, PAIRS)
+    scores, fold = noise(rng, (4,), 20), deal(groups, 4, rng)
+    rows = torch.from_numpy(rng.standard_normal((3, len(groups), 5)))
+    whole, top = kernel(scores, labels, groups, fold), ceiling(rows, labels, groups, fold, mass_mean)
+    monkeypatch.setattr(resampling, "BUDGET", 900)
+    torch.testing.assert_close(kernel(scores, labels, groups, fold).wins, whole.wins, rtol=0, atol=0)
+    torch.testing.assert_close(ceiling(rows, labels, groups, fold, mass_mean).deleted, top.deleted)
+
+
+def test_ceiling_deletes_by_refitting_with_folds_kept(rng):
+    labels, groups = design(12, PAIRS)
+    fold = deal(groups, 4, rng)
+    rows = torch.from_numpy(rng.standard_normal((2, len(groups), 6)))
+    rows[:, labels] += 0.4
+
+    def by_hand(keep):
+        areas = []
+        for f in range(4):
+            train, test = torch.from_numpy(keep & (fold != f)), torch.from_numpy(keep & (fold == f))
+            vector = mass_mean(rows, labels, train[None].double())[:, 0]
+            areas.append(auroc(torch.einsum("ld,lrd->lr", vector, rows[:, test]), labels[test]))
+        return torch.stack(areas).mean(0)
+
+    made = ceiling(rows, labels, groups, fold, mass_mean)
+    torch.testing.assert_close(made.full, by_hand(np.ones(len(groups), bool)))
+    for index, name in enumerate(sorted(set(groups))):
+        torch.testing.assert_close(made.deleted[index], by_hand(np.array(groups) != name))
+    plan = refit_deletions(groups, fold)
+    assert len(plan.fold) == 4 + 12 * 3
+    assert not (plan.train & (torch.from_numpy(fold) == plan.fold[:, None])).any()
+
+
+@pytest.mark.parametrize("n_groups", [20, 40])
+@pytest.mark.parametrize("area", [0.6, 0.8, 0.95])
+def test_fixed_probe_interval_covers(n_groups, area):
+    rng = np.random.default_rng(n_groups)
+    labels, groups = design(n_groups, PAIRS)
+    made = kernel(noise(rng, (REPLICATES,), n_groups) + gap(area) * labels, labels, groups)
+    logit = coverage(jackknife(made.auroc(), made.deleted()), area)
+    assert NOMINAL[0] <= logit <= NOMINAL[1]
+    draws = bootstrap_weights(n_groups, 200, rng)
+    if area == 0.95:
+        # The control: what the interval is preferred to.
+        assert coverage(bands(made, draws), area) < min(logit, 0.925)
+
+
+@pytest.mark.parametrize("n_groups", [20, 40])
+@pytest.mark.parametrize("area", [0.98, 0.995, 0.999])
+def test_interval_covers_where_deletions_reach_one(n_groups, area):
+    rng = np.random.default_rng(n_groups)
+    labels, groups = design(n_groups, PAIRS)
+    made = kernel(noise(rng, (REPLICATES,), n_groups) + gap(area) * labels, labels, groups)
+    assert coverage(jackknife(made.auroc(), made.deleted()), area) >= NOMINAL[0]
+    assert coverage(jackknife(made.auroc(), made.deleted(), scale="identity"), area) < 0.9
+
+
+@pytest.mark.parametrize("n_groups", [20, 40])
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
+def test_interval_covers_where_whole_groups_fail(n_groups, share):
+    rng = np.random.default_rng(n_groups)
+    labels, groups = design(n_groups, PAIRS)
+    failing = np.repeat(rng.random((REPLICATES, n_groups)) < share, 2 * PAIRS, axis=1)
+    scores = torch.from_numpy(rng.standard_normal(failing.shape) + np.where(failing, -50, 50) * labels.numpy())
+    made = kernel(scores, labels, groups)
+    assert coverage(jackknife(made.auroc(), made.deleted()), 1 - share) >= NOMINAL[0]
+    assert bool((made.auroc() == 1).any())
+
+
+@pytest.mark.parametrize("n_groups", [20, 40])
+def test_paired_difference_and_ratio_cover(n_groups):
+    rng = np.random.default_rng(n_groups)
+    labels, groups = design(n_groups, PAIRS)
+    shared = noise(rng, (REPLICATES,), n_groups)
+    frozen, best = (0.8 * shared + 0.6 * noise(rng, (REPLICATES,), n_groups) + gap(a) * labels for a in (0.8, 0.93))
+    reading, top = kernel(frozen, labels, groups), kernel(best, labels, groups)
+    drift = jackknife(top.auroc() - reading.auroc(), top.deleted() - reading.deleted(), scale="identity")
+    assert NOMINAL[0] <= coverage(drift, 0.13) <= NOMINAL[1]
+    rho = jackknife(
+        (reading.auroc() - 0.5) / (top.auroc() - 0.5),
+        (reading.deleted() - 0.5) / (top.deleted() - 0.5),
+        scale="identity",
+    )
+    assert NOMINAL[0] <= coverage(rho, 0.3 / 0.43) <= NOMINAL[1]
+    # The control: intervals that forget the pairing are too wide to be called 95 %.
+    alone = [jackknife(x.auroc(), x.deleted(), scale="identity") for x in (reading, top)]
+    width = sum((x.high - x.low) ** 2 for x in alone) ** 0.5
+    assert np.median((drift.high - drift.low) / width) < 0.9
+
+
+@pytest.mark.parametrize("n_groups", [20, 40])
+def test_refitted_ceiling_and_its_ratio_cover_on_the_safe_side(n_groups):
+    replicates, d = 240, 6
+    rng = np.random.default_rng(3)
+    labels, groups = design(n_groups, PAIRS)
+    fold = deal(groups, 5, rng)
+    rows = noise(rng, (replicates, d), n_groups).mT.contiguous()
+    rows[..., 0] += 1.6 * labels
+    top = ceiling(rows, labels, groups, fold, mass_mean)
+    frozen = torch.tensor([0.8, 0.6, 0, 0, 0, 0], dtype=torch.float64)
+    reading = kernel(rows @ frozen, labels, groups)
+    rho, deleted = (reading.auroc() - 0.5) / (top.full - 0.5), (reading.deleted() - 0.5) / (top.deleted - 0.5)
+    assert coverage(jackknife(top.full, top.deleted), top.full.mean().item()) >= NOMINAL[0]
+    assert coverage(jackknife(rho, deleted, scale="identity"), rho.mean().item()) >= NOMINAL[0]
+    # Few groups a fold and the fit's own curvature: the jackknife's variance errs upward, and by how much is bounded.
+    moved = top.deleted - top.deleted.mean(0)
+    error = ((n_groups - 1) / n_groups * moved.square().sum(0)).mean().sqrt()
+    assert 1 <= error / top.full.std() <= 1.5
+
+
+def test_a_model_against_itself_differs_by_exactly_nothing(rng):
+    labels, groups = design(20, PAIRS)
+    scores, fold = noise(rng, (), 20) + labels, deal(groups, 5, rng)
+    for f in (None, fold):
+        one, two = kernel(scores, labels, groups, f), kernel(scores.clone(), labels, groups, f)
+        drift = estimate(one.auroc() - two.auroc(), one.deleted() - two.deleted(), unit="auroc", n=120)
+        assert (drift.value, drift.low, drift.high) == (0, 0, 0)
+        rho = estimate(
+            (one.auroc() - 0.5) / (two.auroc() - 0.5), (one.deleted() - 0.5) / (two.deleted() - 0.5), unit="rho", n=120
+        )
+        assert (rho.value, rho.low, rho.high) == (1, 1, 1)
+
+
+def test_edges_of_auroc():
+    labels, groups = design(20, PAIRS)
+    perfect, = estimate_auroc(kernel(labels.double(), labels, groups))
+    assert perfect.value == perfect.high == 1
+    assert perfect.low == pytest.approx(0.025 ** (1 / 20))
+    inverted, = estimate_auroc(kernel(-labels.double(), labels, groups))
+    assert (inverted.low, inverted.high) == (0, pytest.approx(1 - 0.025 ** (1 / 20)))
+    silent, = estimate_auroc(kernel(torch.zeros(120), labels, groups))
+    assert (silent.value, silent.low, silent.high) == (0.5, 0.5, 0.5)
+
+
+def test_groups_without_one_of_the_labels(rng):
+    groups = [f"g{i // 4}" for i in range(40)]
+    labels = torch.tensor([i // 4 % 2 == 0 for i in range(40)])
+    found, = estimate_auroc(kernel(torch.from_numpy(rng.standard_normal(40)), labels, groups))
+    assert found.low is not None and found.low < found.value < found.high
+    only_one = torch.tensor([i < 4 for i in range(40)])
+    made = kernel(torch.from_numpy(rng.standard_normal(40)), only_one, groups)
+    bare, = estimate_auroc(made)
+    assert (bare.low, bare.high, bare.n_groups) == (None, None, 10)
+    with pytest.raises(AuditError, match="every row of a label"):
+        made.deleted()
+    # Draws that miss the only positive group keep the value instead of becoming NaN.
+    assert made.auroc(bootstrap_weights(10, 200, rng)).isfinite().all()
+
+
+def test_bad_rows_are_refused():
+    labels, groups = design(4, PAIRS)
+    with pytest.raises(AuditError, match="not finite"):
+        kernel(torch.full((24,), float("nan")), labels, groups)
+    with pytest.raises(AuditError, match="one label"):
+        kernel(torch.zeros(24), torch.zeros(24, dtype=torch.bool), groups)
+    with pytest.raises(AuditError, match="two folds"):
+        kernel(torch.zeros(24), labels, groups, np.arange(24) % 2)
+
+
+def test_generators_depend_on_the_analysis_alone():
+    first = seed_of(0, "probe_transfer", "deception", "L3").random(3)
+    np.testing.assert_array_equal(first, seed_of(0, "probe_transfer", "deception", "L3").random(3))
+    others = [seed_of(1, "probe_transfer", "deception", "L3"), seed_of(0, "probe_transferdeception", "L3")]
+    assert all(other.random() != first[0] for other in others)
+
+
+def test_flips_keep_twins_together(rng):
+    names = ["b", "a", "b", "a", "c"]
+    coins = flips(names, 4000, rng)
+    assert torch.equal(coins[:, 0], coins[:, 2]) and torch.equal(coins[:, 1], coins[:, 3])
+    assert coins.double().mean(0).sub(0.5).abs().max() < 0.05
+    again = flips(names[::-1], 50, np.random.default_rng(1))
+    assert torch.equal(again.flip(1), flips(names, 50, np.random.default_rng(1)))
+
+
+def test_permutation_p_is_uniform_under_the_null_and_small_for_a_planted_trait(rng):
+    labels, groups = design(20, PAIRS)
+    pairs = [str(i // 2) for i in range(len(labels))]
+    null = labels ^ flips(pairs, 199, rng)
+    scores = noise(rng, (300,), 20)
+    observed, drawn = auroc(scores, labels), auroc(scores, null[:, None])
+    p = permutation_p(observed, drawn)
+    assert 0.02 <= (p <= 0.05).double().mean() <= 0.085
+    planted = scores + labels
+    assert (permutation_p(auroc(planted, labels), auroc(planted, null[:, None])) <= 0.05).double().mean() > 0.99
+    assert permutation_p(torch.tensor(0.5), torch.full((9,), 0.5)) == 1
+
+
+def test_u_statistic_is_the_double_sum(rng):
+    x, y, root = (torch.from_numpy(rng.standard_normal(s)) for s in ((7, 4), (7, 4), (4, 3)))
+    metric = root @ root.T
+
+    def summed(keep):
+        return sum((x[i] @ metric @ y[j]).item() for i in keep for j in keep if i != j) / len(keep) / (len(keep) - 1)
+
+    made = u_statistic(x, y, root)
+    assert made.full.item() == pytest.approx(summed(range(7)))
+    for g in range(7):
+        assert made.deleted[g].item() == pytest.approx(summed([i for i in range(7) if i != g]))
+    covariance = metric + torch.eye(4)
+    factor = metric_factor(covariance)
+    ridged = covariance + covariance.trace() / 4 * torch.eye(4)
+    torch.testing.assert_close(factor @ factor.T @ ridged, torch.eye(4, dtype=torch.float64))
+
+
+def turned_pair(rng, degrees, n_groups=20, pairs=3, d=128):
+    """Class differences of a trait of strength 6 noise units; post's is turned, its noise half shared with base's."""
+    angle = math.radians(degrees)
+    common, own, other = (rng.standard_normal((n_groups, d)) * math.sqrt(2 / pairs) for _ in range(3))
+    base, post = common + own, common + other
+    base[:, 0] += 6
+    post[:, 0] += 6 * math.cos(angle)
+    post[:, 1] += 6 * math.sin(angle)
+    return torch.from_numpy(base), torch.from_numpy(post)
+
+
+@pytest.mark.parametrize(("degrees", "truth"), [(10, 0.97), (45, 0.50), (90, 0.00)])
+def test_shared_share_reads_the_turn(degrees, truth):
+    rng, factor = np.random.default_rng(degrees), metric_factor(torch.eye(128))
+    found = [shared_share(*turned_pair(rng, degrees), factor, n=60).share for _ in range(150)]
+    assert np.mean([x.value for x in found]) == pytest.approx(truth, abs=0.02)
+    exact = math.cos(math.radians(degrees)) ** 2
+    # Near 0 and 90 degrees the statistic has no linear term and the jackknife's variance errs upward.
+    assert np.mean([x.low <= exact <= x.high for x in found]) >= 0.93
+
+
+def test_shared_share_of_an_unchanged_model_is_exactly_one_and_the_plain_cosine_is_not(rng):
+    base, post = turned_pair(rng, 0)
+    factor = metric_factor(torch.eye(128))
+    same = shared_share(base, base.clone(), factor)
+    assert (same.share.value, same.share.low, same.share.high) == (1, 1, 1)
+    plain = torch.cosine_similarity(base.mean(0), post.mean(0), dim=0) ** 2
+    assert plain < 0.95 < shared_share(base, post, factor).share.high
+
+
+def test_shared_share_is_withheld_where_post_holds_nothing(rng):
+    base, post = turned_pair(rng, 0)
+    post[:, 0] -= 6
+    found = shared_share(base, post, metric_factor(torch.eye(128)))
+    assert found.share is None and not found.post.above(0) and found.base.above(0)
+    inverted = shared_share(base, -base, metric_factor(torch.eye(128))).share
+    assert inverted.value == pytest.approx(-1)

@@ -23,16 +23,24 @@ app.add_typer(organism, name="organism")
 REFUSED = 2
 FAILED = 3
 
-PlanFile = Annotated[Path | None, typer.Argument(help="Plan in TOML; without one the default plan.", show_default=False)]
+PlanFile = Annotated[
+    Path | None, typer.Argument(help="Plan in TOML; without one the default plan.", show_default=False)
+]
 Base = Annotated[str | None, typer.Option(help="Folder, hub id with optional @REVISION, or organism:NAME.")]
 Post = Annotated[str | None, typer.Option(help="The post-trained model, spelled like --base.")]
-Posts = Annotated[list[str] | None, typer.Option("--post", help="The post-trained model; repeat it to audit several in one process.")]
+Posts = Annotated[
+    list[str] | None, typer.Option("--post", help="The post-trained model; repeat it to audit several in one process.")
+]
 Personas = Annotated[list[Path] | None, typer.Option(help="Folder of persona files; repeat for more.")]
-Store = Annotated[Path | None, typer.Option(help="Where recordings are kept; default $PERSONA_AUDIT_STORE or the cache folder.")]
+Store = Annotated[
+    Path | None, typer.Option(help="Where recordings are kept; default $PERSONA_AUDIT_STORE or the cache folder.")
+]
 Effort = Annotated[str | None, typer.Option(help="glance, standard or thorough.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads torch may use.")]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept pytorch_model.bin where no safetensors exist.")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Accept pytorch_model.bin where no safetensors exist.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub.")]
 
 
@@ -173,7 +181,9 @@ def main() -> None:
         typer.echo(f"persona-audit: {error}", err=True)
         sys.exit(REFUSED if sys.argv[1:2] == ["doctor"] else FAILED)
     except KeyboardInterrupt:
-        typer.echo("persona-audit: interrupted. What was recorded is kept; run the same command again to go on.", err=True)
+        typer.echo(
+            "persona-audit: interrupted. What was recorded is kept; run the same command again to go on.", err=True
+        )
         sys.exit(FAILED)
 
 

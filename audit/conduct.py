@@ -126,13 +126,13 @@ def doctor(
     setting: Setting = Setting(),
 ) -> Doctor:
     """Proves the pair before a number is computed. Arguments and errors as for `audit`."""
-    from audit.diagnosis import forecast, prove
-    from audit.workload import seconds
+    from audit.diagnosis import prove
+    from audit.workload import forecast
 
     effective, models = _effective(plan, base, post, personas)
     with ExitStack() as open_models:
         ready = _prepare(effective, models, setting, open_models)
-        cost = forecast(ready.texts, ready.recorder, ready.sites, lambda: seconds(ready.texts, ready.sites, ready.recorder.base.d_model, effective))
+        cost = forecast(ready.texts, ready.recorder, ready.sites, effective.draws.permutations)
         return prove(ready.texts, ready.recorder, ready.sites, cost)
 
 
@@ -158,10 +158,14 @@ def libraries(plan: Plan) -> Library:
     by_name = {persona.name: persona for library in found for persona in library.personas}
     unknown = [name for name in plan.personas.only if name not in by_name]
     if unknown:
-        raise AuditError(f"personas.only names {', '.join(unknown)}", f"some of: {', '.join(sorted(by_name))}", "Mend the name")
+        raise AuditError(
+            f"personas.only names {', '.join(unknown)}", f"some of: {', '.join(sorted(by_name))}", "Mend the name"
+        )
     chosen = tuple(by_name[name] for name in sorted(by_name) if not plan.personas.only or name in plan.personas.only)
     if not chosen:
-        raise AuditError(f"{', '.join(plan.personas.paths)} holds no persona", "NAME.jsonl with NAME.toml", "Name another folder")
+        raise AuditError(
+            f"{', '.join(plan.personas.paths)} holds no persona", "NAME.jsonl with NAME.toml", "Name another folder"
+        )
     plain = tuple(line for library in found for line in library.plain)
     # A folder of one's own seldom brings neutral text: the shipped lines serve the maps and covariances then.
     return Library(chosen, plain or read_personas(home).plain)
@@ -197,7 +201,13 @@ def _prepare(plan: Plan, models: Mapping[str, Model], setting: Setting, open_mod
     for name, ref in models.items():
         where = str(folder(ref)) if isinstance(ref, str) and ref.startswith(PREFIX) else ref
         loaded[name] = open_models.enter_context(
-            load(where, dtype=plan.pair.dtype, device=plan.pair.device, allow_pickle=setting.allow_pickle, offline=setting.offline)
+            load(
+                where,
+                dtype=plan.pair.dtype,
+                device=plan.pair.device,
+                allow_pickle=setting.allow_pickle,
+                offline=setting.offline,
+            )
         )
     same_shape(loaded["base"], loaded["post"])
     texts = agree(library.personas, library.plain, loaded["base"], loaded["post"], plan.pair.template)
@@ -222,7 +232,9 @@ def _compare(prepared: Prepared) -> tuple[list[Finding], dict[str, Direction]]:
             (pair,) = material([persona], prepared.texts, prepared.recorder, prepared.sites, prepared.plan.seed)
         except NotFinite as error:
             where = str(prepared.sites[len(prepared.sites) // 2])
-            findings += [Finding.not_measured(persona.name, name, where, str(error)) for name in prepared.plan.comparisons]
+            findings += [
+                Finding.not_measured(persona.name, name, where, str(error)) for name in prepared.plan.comparisons
+            ]
             continue
         findings += [_one(name, prepared, pair) for name in prepared.plan.comparisons]
         provenance = {"persona": persona.name, "model": prepared.plan.pair.base, "plan": prepared.plan.digest}
@@ -233,10 +245,9 @@ def _compare(prepared: Prepared) -> tuple[list[Finding], dict[str, Direction]]:
 
 def _one(name: str, prepared: Prepared, pair: Pair) -> Finding:
     from audit.comparisons.table import build
+    from audit.finding import Finding
     from audit.resampling import seed_of
     from probes.recorder import NotFinite
-
-    from audit.finding import Finding
 
     plan, draws = prepared.plan, prepared.plan.draws
     common = {
@@ -257,11 +268,14 @@ def _adjusted(findings: Sequence[Finding], plan: Plan) -> list[Finding]:
     given = [finding.p for finding in findings if finding.p is not None]
     adjusted = iter((holm if plan.family.table == "holm" else benjamini_hochberg)(given))
     return [
-        finding if finding.p is None else finding.model_copy(update={"p_adjusted": next(adjusted)}) for finding in findings
+        finding if finding.p is None else finding.model_copy(update={"p_adjusted": next(adjusted)})
+        for finding in findings
     ]
 
 
-def _sealed(prepared: Prepared, findings: Sequence[Finding], setting: Setting, started: datetime, begun: float) -> Record:
+def _sealed(
+    prepared: Prepared, findings: Sequence[Finding], setting: Setting, started: datetime, begun: float
+) -> Record:
     import torch
 
     from audit.diagnosis import examine

@@ -7,8 +7,7 @@ nothing; `prove` adds those that load TransformerLens or time the machine.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from audit.pair import Recorder, Texts
+from audit.workload import Forecast
 from probes.digest import AuditError
 from probes.passage import Passage
 from probes.recorder import record
@@ -64,14 +64,6 @@ class Doctor:
         return f"<table><tr><th></th><th>check</th><th>found</th><th>expected</th><th>do this</th></tr>{rows}</table>"
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a run will cost."""
-
-    bytes: int
-    seconds: float
-
-
 def same_shape(base: Subject, post: Subject) -> None:
     """Refuses a pair whose sites cannot be paired.
 
@@ -107,7 +99,11 @@ def prove(texts: Texts, recorder: Recorder, sites: Sequence[Site], forecast: For
     some = _sample([passage for passages in texts.passages.values() for passage in passages])
     checks = examine(texts, recorder)
     for name, subject in (("base", recorder.base), ("post", recorder.post)):
-        checks += [_batching(name, subject, some, sites), _bridge(name, subject, some, sites), _repeats(name, subject, some, sites)]
+        checks += [
+            _batching(name, subject, some, sites),
+            _bridge(name, subject, some, sites),
+            _repeats(name, subject, some, sites),
+        ]
     checks += [_surprisal(some, recorder), _cost(forecast)]
     return Doctor(tuple(checks))
 
@@ -143,7 +139,9 @@ def _bos(base: Subject, passages: Sequence[Passage]) -> Checked:
     counts = [passage.token_ids.count(bos) if bos is not None else 0 for passage in passages]
     wrong = sum(count != int(adds) for count in counts) if adds else sum(count > 1 for count in counts)
     found = f"{'a' if adds else 'no'} BOS is prepended by the tokenizer; {wrong} of {len(passages)} passages differ"
-    return Checked("BOS", found, "exactly one where the tokenizer prepends one", "Mend the chat template's BOS", wrong == 0)
+    return Checked(
+        "BOS", found, "exactly one where the tokenizer prepends one", "Mend the chat template's BOS", wrong == 0
+    )
 
 
 def _reliability(texts: Texts, width: int) -> Checked:
@@ -188,7 +186,13 @@ def _bridge(name: str, subject: Subject, some: Sequence[Passage], sites: Sequenc
     try:
         bridge = subject.bridge()
     except Exception as error:  # TransformerLens raises its own kinds for architectures it does not know
-        return Checked(label, f"TransformerLens cannot wrap it ({str(error).splitlines()[0][:80]})", "a bridge to compare with", advice, False)
+        return Checked(
+            label,
+            f"TransformerLens cannot wrap it ({str(error).splitlines()[0][:80]})",
+            "a bridge to compare with",
+            advice,
+            False,
+        )
     passage = some[-1]
     ids = torch.tensor([passage.token_ids], device=subject.device)
     names = [site.hook_name for site in sites]
@@ -198,7 +202,13 @@ def _bridge(name: str, subject: Subject, some: Sequence[Passage], sites: Sequenc
     start, end = passage.span
     theirs = torch.stack([cache[hook][0, start:end].float().mean(0).cpu() for hook in names])
     apart, allowed = _largest(ours, theirs), TOLERANCE.get(subject.dtype, 1e-2)
-    return Checked(label, f"differ from TransformerLens's {names[0]} and {len(names) - 1} more by {apart:.1e}", f"at most {allowed:g}", advice, apart <= allowed)
+    return Checked(
+        label,
+        f"differ from TransformerLens's {names[0]} and {len(names) - 1} more by {apart:.1e}",
+        f"at most {allowed:g}",
+        advice,
+        apart <= allowed,
+    )
 
 
 def _repeats(name: str, subject: Subject, some: Sequence[Passage], sites: Sequence[Site]) -> Checked:
@@ -222,34 +232,3 @@ def _surprisal(some: Sequence[Passage], recorder: Recorder) -> Checked:
 def _cost(forecast: Forecast) -> Checked:
     return Checked("cost", f"about {forecast.seconds:.0f} s and {forecast.bytes / 1e6:.1f} MB in the store",
                    "what you can spare", "Choose fewer layers or personas, or a lower effort", True)  # fmt: skip
-
-
-def forecast(
-    texts: Texts, recorder: Recorder, sites: Sequence[Site], statistics: Callable[[], float]
-) -> Forecast:
-    """Predicts a first run: bytes by counting rows, seconds by timing both models on a sample of the passages.
-
-    Args:
-        statistics: seconds the comparisons will take, from whoever knows them.
-    """
-    width, seconds = recorder.base.d_model, 0.0
-    passages = [passage for some in texts.passages.values() for passage in some]
-    some = sorted(passages, key=lambda passage: len(passage.token_ids))[:: max(1, len(passages) // 64)]
-    tokens = sum(len(passage.token_ids) for passage in (*passages, *texts.plain))
-    stored = 0
-    for subject in (recorder.base, recorder.post):
-        record(subject, some[:2], sites, surprisal=True, progress=False)
-        start = time.perf_counter()
-        record(subject, some, sites, surprisal=True, progress=False)
-        seconds += (time.perf_counter() - start) * tokens / sum(len(passage.token_ids) for passage in some)
-        stored += 4 * len(passages) * (len(sites) * width + 1)
-        stored += 4 * min(3, len(sites)) * width * token_rows(texts, width)
-    return Forecast(stored, seconds + statistics())
-
-
-def token_rows(texts: Texts, width: int) -> int:
-    """Token rows recorded for the label-free maps, over all personas."""
-    from audit.pair import LEAST_TOKENS, TOKENS_PER_DIMENSION
-
-    available = 2 * sum(len(passage.token_ids) - 1 for passage in texts.plain)
-    return len(texts.passages) * min(available, max(LEAST_TOKENS, TOKENS_PER_DIMENSION * width))

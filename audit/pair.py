@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Model = Literal["base", "post"]
 Judging = Literal["story", "assistant"]
+MODELS: tuple[Model, Model] = ("base", "post")
 
 FOLDS = 5
 TOKENS_PER_DIMENSION = 8
@@ -202,13 +203,17 @@ def template_of(base: Subject, post: Subject, choice: str) -> tuple[str | None, 
         return own[name], name
     if choice in own:
         if own[choice] is None:
-            raise AuditError(f"{choice} has no chat template", "one, as the plan's pair.template says", "Set it to 'auto'")
+            raise AuditError(
+                f"{choice} has no chat template", "one, as the plan's pair.template says", "Set it to 'auto'"
+            )
         return own[choice], choice
     try:
         return Path(choice).read_text(encoding="utf-8"), choice
     except OSError as error:
         raise AuditError(
-            f"pair.template = '{choice}' cannot be read ({error.strerror})", "auto, base, post or a jinja file", "Mend the path"
+            f"pair.template = '{choice}' cannot be read ({error.strerror})",
+            "auto, base, post or a jinja file",
+            "Mend the path",
         ) from error
 
 
@@ -255,7 +260,8 @@ def material(
         passages = texts.passages[persona.name]
         read = recorder.judged(passages, sites)
         story, assistant = (
-            _judged(passages, read, domain, seed_of(seed, "folds", persona.name, domain)) for domain in ("story", "assistant")
+            _judged(passages, read, domain, seed_of(seed, "folds", persona.name, domain))
+            for domain in ("story", "assistant")
         )
         pair = Pair(persona, tuple(sites), 0, story, assistant, recorder, seed)
         yield replace(pair, chosen=choose(story))
@@ -267,7 +273,9 @@ def _judged(
     at = [i for i, passage in enumerate(passages) if passage.domain == domain]
     mine = tuple(passages[i] for i in at)
     groups = [passage.group for passage in mine]
-    fold = folds(groups, min(FOLDS, len(set(groups))), rng) if len(set(groups)) > 1 else np.zeros(len(at), dtype=np.int64)
+    fold = (
+        folds(groups, min(FOLDS, len(set(groups))), rng) if len(set(groups)) > 1 else np.zeros(len(at), dtype=np.int64)
+    )
     rows = {name: values.values[at].double().transpose(0, 1).contiguous() for name, values in read.items()}
     surprisal = {name: values.surprisal[at].double() for name, values in read.items() if values.surprisal is not None}
     return Judged(mine, fold, rows, surprisal)

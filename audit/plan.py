@@ -51,8 +51,13 @@ class Effort:
 
 
 _WORDS = {
-    "dict_type": "a table", "model_type": "a table", "tuple_type": "a list", "string_type": "a string in quotes",
-    "int_type": "a whole number", "float_type": "a number", "too_short": "a list with at least one entry",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "tuple_type": "a list",
+    "string_type": "a string in quotes",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "too_short": "a list with at least one entry",
 }
 
 EFFORTS: Mapping[EffortName, Effort] = {
@@ -97,9 +102,7 @@ class SitePlan(Section):
     stream: Literal["resid_pre", "resid_post", "attn_out", "mlp_out"] = Field(
         default="resid_post", description="resid_pre | resid_post | attn_out | mlp_out"
     )
-    layers: Literal["all"] | Layers = Field(
-        default="all", description='"all" or a list, blocks counted from 0'
-    )
+    layers: Literal["all"] | Layers = Field(default="all", description='"all" or a list, blocks counted from 0')
     pooling: Literal["span_mean", "last_token"] = Field(default="span_mean", description="span_mean | last_token")
 
     @field_validator("layers")
@@ -184,7 +187,8 @@ def read_plan(path: Path | str | None = None) -> Plan:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AuditError(
-            f"plan {path} cannot be read ({error.strerror})", "a readable TOML file",
+            f"plan {path} cannot be read ({error.strerror})",
+            "a readable TOML file",
             "give the path of a plan, or none for the default plan",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -273,7 +277,8 @@ def unknown_key(key: str, known: Sequence[str], source: str) -> AuditError:
     same_name = [name for name in known if name.rpartition(".")[2] == leaf]
     near = same_name or difflib.get_close_matches(key, known, n=1, cutoff=0.0) or list(known)
     return AuditError(
-        f"{source} has an unknown key {key}", f"a known key, the nearest is {near[0]}",
+        f"{source} has an unknown key {key}",
+        f"a known key, the nearest is {near[0]}",
         f"write {near[0]}, or remove {key}",
     )
 

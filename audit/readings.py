@@ -48,15 +48,38 @@ TESTS: tuple[Test, ...] = (
     Test("recoloured", "rho_T2", "ratio", PROBE, "rho_third", ("T2",), "rho_T2"),
     Test("mapped", "rho_mapped", "ratio", PROBE, "rho_third", ("T3", "T4"), "rho after a map"),
     Test("inverted", "rho_inverted", "ratio", PROBE, "inverted", ("T0", "T3", "T4"), "rho with the sign turned"),
-    Test("accuracy", "accuracy_change", "accuracy", PROBE, "frozen_accuracy", ("difference",),
-         "the frozen threshold's change in balanced accuracy"),
+    Test(
+        "accuracy",
+        "accuracy_change",
+        "accuracy",
+        PROBE,
+        "frozen_accuracy",
+        ("difference",),
+        "the frozen threshold's change in balanced accuracy",
+    ),
     Test("restored", "restored", "accuracy", PROBE, "frozen_accuracy", ("T1", "T2"), "that change after T1 or T2"),
     Test("shared", "S2", "shared", GEOMETRY, "shared", ("T0",), "the direction's shared share, S²"),
     Test("shared_after_map", "S2_mapped", "shared", GEOMETRY, "shared", ("T3", "T4"), "S² after a map"),
-    Test("any_reading", "rho_any", "novel", PROBE, "rho", ("any",), "the best of everything fitted on base, rho_any",
-         by_fit=False),
-    Test("assistant_reads", "rho_assistant", "ratio", PROBE, "rho_assistant", ("T0",), "rho_0 of base's Assistant fit",
-         by_fit=False),
+    Test(
+        "any_reading",
+        "rho_any",
+        "novel",
+        PROBE,
+        "rho",
+        ("any",),
+        "the best of everything fitted on base, rho_any",
+        by_fit=False,
+    ),
+    Test(
+        "assistant_reads",
+        "rho_assistant",
+        "ratio",
+        PROBE,
+        "rho_assistant",
+        ("T0",),
+        "rho_0 of base's Assistant fit",
+        by_fit=False,
+    ),
 )
 KINDS_ONLY = ("restored", "assistant_reads")
 """Facts that name the kind of a verdict and never change it: nothing is missing without them."""
@@ -112,8 +135,9 @@ def readings(findings: Sequence[Finding], margins: Margins) -> Readings:
     facts = evidence.facts(margins)
     needed = pivotal(facts, tuple(name for name in evidence.absent if name not in KINDS_ONLY))
     reason = "; ".join(dict.fromkeys(evidence.absent[name] for name in needed)) or None
-    return replace(blank, facts=replace(facts, measured=reason is None), fit=evidence.fit, numbers=evidence.numbers,
-                   reason=reason)
+    return replace(
+        blank, facts=replace(facts, measured=reason is None), fit=evidence.fit, numbers=evidence.numbers, reason=reason
+    )
 
 
 def margin_of(test: Test, margins: Margins) -> float:

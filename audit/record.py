@@ -185,8 +185,15 @@ def seal(
         AuditError: A number in a finding's details is NaN or infinite.
     """
     record = Record(
-        run=run, digest="0" * 64, plan=plan, plan_digest=plan.digest, pair=pair, data=tuple(data),
-        findings=tuple(findings), verdicts=judgement.verdicts, outcome=judgement.outcome,
+        run=run,
+        digest="0" * 64,
+        plan=plan,
+        plan_digest=plan.digest,
+        pair=pair,
+        data=tuple(data),
+        findings=tuple(findings),
+        verdicts=judgement.verdicts,
+        outcome=judgement.outcome,
     )
     return record.model_copy(update={"digest": content_digest(record.model_dump(mode="json"))})
 
@@ -253,8 +260,16 @@ def write_findings(findings: Sequence[Finding], path: Path | str) -> Path:
     from pyarrow import parquet
 
     real, count, text = pa.float64(), pa.int64(), pa.string()
-    numbers = {"value": real, "low": real, "high": real, "level": real, "method": text, "unit": text, "n": count,
-               "n_groups": count}
+    numbers = {
+        "value": real,
+        "low": real,
+        "high": real,
+        "level": real,
+        "method": text,
+        "unit": text,
+        "n": count,
+        "n_groups": count,
+    }
     columns = {"id": text, "persona": text, "comparison": text, "site": text, "definition": count}
     columns |= {f"{side}_{name}": kind for side in ("headline", "control") for name, kind in numbers.items()}
     columns |= {"p": real, "p_adjusted": real, "tried": count, "status": text, "reason": text, "details": text}

@@ -96,39 +96,125 @@ _TURNED = "{frozen}, but the direction itself turned (S² {S2})"
 
 TABLE: tuple[Row, ...] = (
     Row(1, "not_measured", None, "Not measured: {reason}.", lambda f: not f.measured),
-    Row(2, "inconclusive", "groups", "Only {groups} are judged; {needed} in each domain are needed.",
-        lambda f: not f.enough_groups),
-    Row(2, "inconclusive", "carried", "The intervals do not decide whether it is carried: {undecided}.",
-        lambda f: "open" in (f.carried_base, f.carried_post)),
-    Row(3, "absent", None, "Neither model carries it beyond what the words give away: own probes reach AUROC {base} in "
-        "base and {post} in post.", lambda f: f.carried_base == "fail" and f.carried_post == "fail"),
-    Row(4, "lost", None, "Base carries it (own probe AUROC {base}), post no longer does (own probe AUROC {post}).",
-        lambda f: f.carried_base == "pass" and f.carried_post == "fail", alarm=True),
-    Row(5, "novel", "acquired", "Post carries it (own probe AUROC {post}), base does not (own probe AUROC {base}): it "
-        "was acquired.", lambda f: f.carried_base == "fail" and f.carried_post == "pass", alarm=True),
-    Row(6, "reused", None, "{frozen}; {shared}.",
-        lambda f: f.reads == "pass" and f.same_direction and f.accuracy == "pass"),
-    Row(6, "reweighted", "threshold restored", _BROKEN + "; matching the mean or the gain without labels restores it.",
-        lambda f: f.reads == "pass" and f.same_direction and f.accuracy == "fail" and f.restored == "pass"),
-    Row(6, "reweighted", "threshold lost", _BROKEN + ", and matching the mean or the gain is not shown to restore it: "
-        "threshold lost.", lambda f: f.reads == "pass" and f.same_direction and f.accuracy == "fail"),
-    Row(7, "rotated", None, _TURNED + "; a label-free map between the models turns it back (S² {S2_mapped}).",
-        lambda f: f.reads == "pass" and f.turned and f.shared_after_map == "pass"),
-    Row(7, "extended", "turned", _TURNED + " and no label-free map is shown to turn it back (S² {S2_mapped}): a share "
-        "of it lives elsewhere.", lambda f: f.reads == "pass" and f.turned),
-    Row(8, "reweighted", "mean and gain", _KEEPS + "; matching mean and covariance without labels brings {rho_T2} "
-        "back.", lambda f: f.reads == "fail" and f.recoloured == "pass"),
-    Row(8, "rotated", None, _KEEPS + "; a label-free map between the models brings {rho_mapped} back.",
-        lambda f: f.reads == "fail" and f.mapped == "pass"),
-    Row(8, "rotated", "inverted", _KEEPS + "; with its sign turned it keeps {rho_inverted}: what meant yes in base "
-        "means no in post.", lambda f: f.reads == "fail" and f.inverted == "pass", alarm=True),
-    Row(9, "novel", "moved", "Post carries it (own probe AUROC {post}), but the best of everything fitted on base "
-        "keeps only {rho_any} of that: it moved.", lambda f: f.any_reading == "fail", alarm=True),
-    Row(10, "extended", "no longer shared with characters", _KEEPS + ", base's Assistant direction {rho_assistant}: it "
-        "is no longer shared with characters.",
-        lambda f: f.reads == "fail" and f.any_reading == "pass" and f.assistant_reads == "pass"),
-    Row(10, "extended", None, _KEEPS + ", the best of everything fitted on base {rho_any}: the rest lives where base's "
-        "directions do not look.", lambda f: f.reads == "fail" and f.any_reading == "pass"),
+    Row(
+        2,
+        "inconclusive",
+        "groups",
+        "Only {groups} are judged; {needed} in each domain are needed.",
+        lambda f: not f.enough_groups,
+    ),
+    Row(
+        2,
+        "inconclusive",
+        "carried",
+        "The intervals do not decide whether it is carried: {undecided}.",
+        lambda f: "open" in (f.carried_base, f.carried_post),
+    ),
+    Row(
+        3,
+        "absent",
+        None,
+        "Neither model carries it beyond what the words give away: own probes reach AUROC {base} in "
+        "base and {post} in post.",
+        lambda f: f.carried_base == "fail" and f.carried_post == "fail",
+    ),
+    Row(
+        4,
+        "lost",
+        None,
+        "Base carries it (own probe AUROC {base}), post no longer does (own probe AUROC {post}).",
+        lambda f: f.carried_base == "pass" and f.carried_post == "fail",
+        alarm=True,
+    ),
+    Row(
+        5,
+        "novel",
+        "acquired",
+        "Post carries it (own probe AUROC {post}), base does not (own probe AUROC {base}): it was acquired.",
+        lambda f: f.carried_base == "fail" and f.carried_post == "pass",
+        alarm=True,
+    ),
+    Row(
+        6,
+        "reused",
+        None,
+        "{frozen}; {shared}.",
+        lambda f: f.reads == "pass" and f.same_direction and f.accuracy == "pass",
+    ),
+    Row(
+        6,
+        "reweighted",
+        "threshold restored",
+        _BROKEN + "; matching the mean or the gain without labels restores it.",
+        lambda f: f.reads == "pass" and f.same_direction and f.accuracy == "fail" and f.restored == "pass",
+    ),
+    Row(
+        6,
+        "reweighted",
+        "threshold lost",
+        _BROKEN + ", and matching the mean or the gain is not shown to restore it: threshold lost.",
+        lambda f: f.reads == "pass" and f.same_direction and f.accuracy == "fail",
+    ),
+    Row(
+        7,
+        "rotated",
+        None,
+        _TURNED + "; a label-free map between the models turns it back (S² {S2_mapped}).",
+        lambda f: f.reads == "pass" and f.turned and f.shared_after_map == "pass",
+    ),
+    Row(
+        7,
+        "extended",
+        "turned",
+        _TURNED + " and no label-free map is shown to turn it back (S² {S2_mapped}): a share of it lives elsewhere.",
+        lambda f: f.reads == "pass" and f.turned,
+    ),
+    Row(
+        8,
+        "reweighted",
+        "mean and gain",
+        _KEEPS + "; matching mean and covariance without labels brings {rho_T2} back.",
+        lambda f: f.reads == "fail" and f.recoloured == "pass",
+    ),
+    Row(
+        8,
+        "rotated",
+        None,
+        _KEEPS + "; a label-free map between the models brings {rho_mapped} back.",
+        lambda f: f.reads == "fail" and f.mapped == "pass",
+    ),
+    Row(
+        8,
+        "rotated",
+        "inverted",
+        _KEEPS + "; with its sign turned it keeps {rho_inverted}: what meant yes in base means no in post.",
+        lambda f: f.reads == "fail" and f.inverted == "pass",
+        alarm=True,
+    ),
+    Row(
+        9,
+        "novel",
+        "moved",
+        "Post carries it (own probe AUROC {post}), but the best of everything fitted on base "
+        "keeps only {rho_any} of that: it moved.",
+        lambda f: f.any_reading == "fail",
+        alarm=True,
+    ),
+    Row(
+        10,
+        "extended",
+        "no longer shared with characters",
+        _KEEPS + ", base's Assistant direction {rho_assistant}: it is no longer shared with characters.",
+        lambda f: f.reads == "fail" and f.any_reading == "pass" and f.assistant_reads == "pass",
+    ),
+    Row(
+        10,
+        "extended",
+        None,
+        _KEEPS + ", the best of everything fitted on base {rho_any}: the rest lives where base's "
+        "directions do not look.",
+        lambda f: f.reads == "fail" and f.any_reading == "pass",
+    ),
     Row(11, "inconclusive", "undecided", "The intervals do not decide: {undecided}.", lambda f: True),
 )
 """Read from the top: the first row that holds is the verdict. Sentences read alike with the Assistant fit in place."""
@@ -147,6 +233,7 @@ def pivotal(facts: Facts, names: Sequence[str]) -> tuple[str, ...]:
         for fill in product(values, repeat=len(names))
     }
     return tuple(
-        name for i, name in enumerate(names)
-        if any(row is not fills[(*fill[:i], other, *fill[i + 1:])] for fill, row in fills.items() for other in values)
+        name
+        for i, name in enumerate(names)
+        if any(row is not fills[(*fill[:i], other, *fill[i + 1 :])] for fill, row in fills.items() for other in values)
     )

@@ -14,7 +14,6 @@ from torch import Tensor
 from audit.estimate import Estimate, estimate
 from audit.resampling import Judge, Kernel, Refitted, kernel, refitted
 
-
 REFIT_GROUPS = 100
 """With more groups than these one group in training moves no interval, and a refit without each costs minutes."""
 
@@ -86,7 +85,9 @@ def text_baseline(
     return TextBaseline(tfidf, length, kernel(better.scores, marks, groups, folds), len(texts))
 
 
-def _held(judge: Judge, labels: Bool[Tensor, " row"], groups: Sequence[str], folds: Int[np.ndarray, " row"]) -> Refitted:
+def _held(
+    judge: Judge, labels: Bool[Tensor, " row"], groups: Sequence[str], folds: Int[np.ndarray, " row"]
+) -> Refitted:
     """Cross-validated scores, their fits held while groups are left out of the judging."""
     fold = torch.as_tensor(folds)
     scores = torch.zeros(len(labels), dtype=torch.float64)

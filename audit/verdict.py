@@ -82,10 +82,20 @@ def judge(reading: Readings) -> Verdict:
     row = ruling(reading.facts)
     p = _alarm_p(row, reading.numbers, reading.margins) if row.alarm else None
     severity: dict[str, Severity] = {
-        "reused": "pass", "absent": "pass", "inconclusive": "inconclusive", "not_measured": "not_measured"}
+        "reused": "pass",
+        "absent": "pass",
+        "inconclusive": "inconclusive",
+        "not_measured": "not_measured",
+    }
     return Verdict(
-        persona=reading.persona, verdict=row.verdict, rule=row.rule, because=reading.because, kind=row.kind, p=p,
-        p_adjusted=p, severity="alarm" if row.alarm else severity.get(row.verdict, "warn"),
+        persona=reading.persona,
+        verdict=row.verdict,
+        rule=row.rule,
+        because=reading.because,
+        kind=row.kind,
+        p=p,
+        p_adjusted=p,
+        severity="alarm" if row.alarm else severity.get(row.verdict, "warn"),
         sentence=row.sentence.format_map(_Phrases(_phrases(reading))),
     )
 
@@ -197,8 +207,10 @@ def _phrases(reading: Readings) -> dict[str, str]:
     told = {name: str(number) for name, number in numbers.items()}
     direction = "The story direction fitted on base"
     if reading.fit == "assistant":
-        direction = ("Base itself does not share it between characters and the Assistant (rho within base "
-                     f"{told.get('rho_base', 'not given')}); base's Assistant direction")
+        direction = (
+            "Base itself does not share it between characters and the Assistant (rho within base "
+            f"{told.get('rho_base', 'not given')}); base's Assistant direction"
+        )
     skill = f"keeps {told.get('rho_0', 'not given')} of what post's own probe reads"
     skill = f"reads post's Assistant at AUROC {told['auroc_0']}" if "auroc_0" in told else skill
     told["frozen"] = f"{direction} {skill}"
@@ -208,8 +220,10 @@ def _phrases(reading: Readings) -> dict[str, str]:
     domains = {"assistant": "Assistant"}
     groups = [f"{n} {domains.get(domain, domain)} groups" for domain, n in sorted(reading.groups.items())]
     return told | {
-        "direction": direction, "reason": reading.reason or "no reason was given",
-        "groups": " and ".join(groups) or "Too few groups", "needed": str(reading.margins.groups),
+        "direction": direction,
+        "reason": reading.reason or "no reason was given",
+        "groups": " and ".join(groups) or "Too few groups",
+        "needed": str(reading.margins.groups),
         "undecided": "; ".join(_undecided(reading)) or "no number was given",
     }
 

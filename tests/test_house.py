@@ -47,9 +47,7 @@ def bare(path: Path) -> bool:
 
 def modules(root: Path) -> set[str]:
     """Every source file as the map writes it; an `__init__` that holds only a docstring is no module."""
-    return {
-        path.relative_to(root).as_posix() for path in sources(root) if path.name != "__init__.py" or not bare(path)
-    }
+    return {path.relative_to(root).as_posix() for path in sources(root) if path.name != "__init__.py" or not bare(path)}
 
 
 def _file(root: Path, dotted: str) -> Path | None:

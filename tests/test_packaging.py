@@ -50,7 +50,8 @@ def test_constraints_pin_exact_versions_that_any_index_has() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["torch==2.13.0+cpu", "torch @ https://example.org/torch.whl", "torch>=2.6", "-e .", "--index-url https://x.org"]
+    "line",
+    ["torch==2.13.0+cpu", "torch @ https://example.org/torch.whl", "torch>=2.6", "-e .", "--index-url https://x.org"],
 )
 def test_planted_loose_pin_is_found(line: str) -> None:
     assert faults(f"# a comment\nnumpy==2.4.6\n{line}\n") == [line]

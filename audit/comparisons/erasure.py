@@ -32,7 +32,9 @@ class Erasure:
         judged, site = pair.assistant, pair.chosen
         persona = pair.persona.name
         if judged.n_groups < 4:
-            return Finding.not_measured(persona, self.name, str(pair.site), "too few groups to fit an eraser and judge it")
+            return Finding.not_measured(
+                persona, self.name, str(pair.site), "too few groups to fit an eraser and judge it"
+            )
         coins = flips(judged.pairs, 1, seed_of(pair.seed, self.name, persona))[0]
         post = judged.rows["post"][site] - judged.rows["post"][site].mean(0) + judged.rows["base"][site].mean(0)
         rows = {"base": judged.rows["base"][site], "post": post}
@@ -60,5 +62,3 @@ def _erased(judged: Judged, base: torch.Tensor, rows: torch.Tensor, labels: torc
 def _read(judged: Judged, rows: torch.Tensor) -> Estimate:
     won = kernel(cross_validated(rows[None], judged)[0], judged.labels, judged.groups, judged.fold)
     return share(Pieces(won.auroc(), won.deleted()), judged)
-
-

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from audit.estimate import Estimate, estimate
 from audit.finding import Finding
-from audit.pair import Judged, Model, Pair, TokenRows
+from audit.pair import MODELS, Judged, Pair, TokenRows
 from audit.resampling import metric_factor, shared_share
 from probes.alignment import Alignment, TooFewRows, affine, rotate
 from probes.direction import lda, pca
 from probes.moments import Moments
 from probes.split import halves
 
-MODELS: tuple[Model, Model] = ("base", "post")
 SPLITS = 20
 """Random halves of the groups behind reliabilities and cross-split cosines."""
 ANGLES = 5
@@ -117,7 +116,10 @@ def _halves(pair: Pair, splits: int, rng: np.random.Generator) -> dict[str, Any]
         own = [float(vectors[m][0] @ vectors[m][1]) for m in MODELS]
         found["cosine"].append(float(crossed) / max(1e-6, (max(own[0], 0.0) * max(own[1], 0.0)) ** 0.5))
     n, groups = len(judged.passages), judged.n_groups
-    spread = {name: _spread(values, n, groups, "correlation" if name in MODELS else "cosine") for name, values in found.items()}
+    spread = {
+        name: _spread(values, n, groups, "correlation" if name in MODELS else "cosine")
+        for name, values in found.items()
+    }
     return {
         "reliability": {"base": spread["base"], "post": spread["post"]}, "cosine": spread["cosine"],
         "cosine_control": _turned_labels(judged, pair.chosen, splits, rng),
@@ -163,7 +165,7 @@ def _spaces(tokens: TokenRows, maps: dict[str, Alignment], rng: np.random.Genera
             candidates[names[rung]] = fit(post[train], base[train], [tokens.groups[i] for i in train.tolist()], rng)
     for name, to_base in candidates.items():
         ladder[name] = _explained(base[held], to_base(post[held]), base[train].mean(0), groups)
-    some = held[: 2_000]
+    some = held[:2_000]
     moments = {}
     for model, rows in (("base", base), ("post", post)):
         moments[model] = Moments.empty(base.shape[1])
@@ -200,4 +202,3 @@ def debiased_cka(base: Float[Tensor, "row d_model"], post: Float[Tensor, "row d_
         return ((k * other).sum() + k.sum() * other.sum() / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
 
     return float(hsic(*grams) / (hsic(grams[0], grams[0]) * hsic(grams[1], grams[1])).clamp(min=1e-300).sqrt())
-

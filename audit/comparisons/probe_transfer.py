@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from audit.controls import control_texts, misread, other_probes, own_direction, specificity, surprise
 from audit.estimate import Estimate
 from audit.finding import Finding
-from audit.pair import Judged, Judging, Model, Pair, cross_validated
+from audit.pair import MODELS, Judged, Judging, Model, Pair, cross_validated
 from audit.readability import (
     Origin,
     Pieces,
     Reading,
-    apart_from_surprisal,
     balanced_accuracy,
     best,
     ceiling,
     difference,
-    fitted,
     inverted,
     permutation_null,
     plainly,
@@ -37,22 +35,16 @@ from audit.readability import (
     read,
     reading,
     share,
-    within_folds,
 )
-from audit.resampling import Kernel, auroc, bands, bootstrap_weights, estimate_auroc, kernel, permutation_p, seed_of
+from audit.resampling import Kernel, bands, bootstrap_weights, estimate_auroc, kernel, permutation_p
 from audit.text_baseline import TextBaseline, text_baseline
 from probes.alignment import Alignment, TooFewRows, affine, frozen, recentre, recolour, rotate
-from probes.digest import AuditError
-from probes.direction import Direction, choose_strength, lda, logistic, mass_mean
+from probes.direction import lda
 from probes.moments import Moments
 
-MODELS: tuple[Model, Model] = ("base", "post")
 DOMAINS: tuple[Judging, Judging] = ("story", "assistant")
 ORIGINS: tuple[Origin, ...] = ("story", "assistant", "pooled")
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Inverse L2 strengths of the logistic probe, on standardised columns."""
 RELABELLED = 20
-MISREAD = 4
 THIRD = 1 - 0.05 / 3
 """Level of an interval when three maps get to try."""
 
@@ -88,7 +80,9 @@ class ProbeTransfer:
         ceilings = {model: ceiling(pair.assistant, pair.assistant.rows[model][pair.chosen]) for model in MODELS}
         maps, absent = _maps(pair, pair.chosen, rng)
         readings = {origin: _rungs(pair, pair.chosen, origin, maps) for origin in ORIGINS}
-        base_reads = {origin: read(pair, pair.chosen, origin, pair.assistant.rows["base"][pair.chosen]) for origin in ORIGINS}
+        base_reads = {
+            origin: read(pair, pair.chosen, origin, pair.assistant.rows["base"][pair.chosen]) for origin in ORIGINS
+        }
         null = {model: self._null(pair, model) for model in MODELS}
         carried = {m: self._carried(pair, m, ceilings[m], null[m], words["assistant"]) for m in MODELS}
         details: dict[str, Any] = {"n_groups": groups, "not_measured": absent, "carried": carried}
@@ -100,14 +94,14 @@ class ProbeTransfer:
         details["matrix"] = _matrix(pair)
         details["layers"] = self._curves(pair, null["base"], rng)
         details["neighbours"] = _neighbours(pair, rng)
-        details["probes"] = _other_probes(pair, rng)
+        details["probes"] = other_probes(pair, rng)
         details["text"] = {domain: _told(found) for domain, found in words.items()}
-        details["surprisal"] = _surprisal(pair, readings["story"]["T0"])
-        details["specificity"] = _specificity(pair, readings["story"]["T0"], self.random_maps, rng)
-        details["controls"] = _controls(pair)
-        details["misread"] = _misread(pair)
+        details["surprisal"] = surprise(pair)
+        details["specificity"] = specificity(pair, readings["story"]["T0"], self.random_maps, rng)
+        details["controls"] = control_texts(pair)
+        details["misread"] = misread(pair)
         if self.direction:
-            details["own_direction"] = _own(pair, self.direction)
+            details["own_direction"] = own_direction(pair, self.direction)
         return Finding(
             id=blank.id, persona=persona, comparison=self.name, site=site, status="measured",
             headline=share(readings["story"]["T0"], pair.assistant), control=share(base_reads["story"], pair.assistant),
@@ -185,12 +179,19 @@ def _moments(rows: Float[Tensor, "row d_model"]) -> Moments:
 def _rungs(pair: Pair, site: int, origin: Origin, maps: Mapping[str, Alignment]) -> dict[str, Pieces]:
     """Base's direction on post's Assistant rows at every rung. T1 moves every row alike, so it has T0's AUROC."""
     rows = pair.assistant.rows["post"][site]
-    found = {rung: read(pair, site, origin, rows if rung == "T0" else to_base(rows)) for rung, to_base in maps.items() if rung != "T1"}
+    found = {
+        rung: read(pair, site, origin, rows if rung == "T0" else to_base(rows))
+        for rung, to_base in maps.items()
+        if rung != "T1"
+    }
     return {"T0": found["T0"], "T1": found["T0"], **found}
 
 
 def _ratios(
-    pair: Pair, readings: Mapping[Origin, Mapping[str, Pieces]], base_reads: Mapping[Origin, Pieces], own: Mapping[str, Pieces]
+    pair: Pair,
+    readings: Mapping[Origin, Mapping[str, Pieces]],
+    base_reads: Mapping[Origin, Pieces],
+    own: Mapping[str, Pieces],
 ) -> dict[str, Any]:
     """rho of every rung and origin, rho within base, rho of the best, and rho with the sign turned."""
     judged, out = pair.assistant, {}
@@ -232,7 +233,9 @@ def _relabelled(pair: Pair, frozen_: Reading, draws: int, rng: np.random.Generat
     names = {name: np.flatnonzero(np.array(judged.pairs) == name) for name in dict.fromkeys(judged.pairs)}
     accuracies = []
     for _ in range(draws):
-        some = np.concatenate([names[name] for name in rng.choice(list(names), min(RELABELLED // 2, len(names) - 1), replace=False)])
+        some = np.concatenate(
+            [names[name] for name in rng.choice(list(names), min(RELABELLED // 2, len(names) - 1), replace=False)]
+        )
         rest = torch.ones(len(labels), dtype=torch.bool)
         rest[some] = False
         cut = (scores[some][labels[some]].mean() + scores[some][~labels[some]].mean()) / 2
@@ -262,7 +265,12 @@ def _matrix(pair: Pair) -> list[dict[str, Any]]:
                         won = kernel(scores, target.labels, target.groups, target.fold)
                     else:
                         won = kernel(tested @ whole, target.labels, target.groups)
-                    cell = {"fit_model": fit_model, "fit_domain": fit_domain, "judge_model": model, "judge_domain": domain}
+                    cell = {
+                        "fit_model": fit_model,
+                        "fit_domain": fit_domain,
+                        "judge_model": model,
+                        "judge_domain": domain,
+                    }
                     cells.append({**cell, "auroc": estimate_auroc(won)[0]})
     return cells
 
@@ -288,126 +296,9 @@ def _neighbours(pair: Pair, rng: np.random.Generator) -> list[dict[str, Any]]:
     return out
 
 
-def _other_probes(pair: Pair, rng: np.random.Generator) -> dict[str, dict[str, Estimate]]:
-    """Other kinds of probe at the chosen site, fitted on base's stories and judged on the Assistant of both models."""
-    story, judged = pair.story, pair.assistant
-    rows, everyone = story.rows["base"][pair.chosen], torch.ones(1, len(story.passages))
-    strengths = torch.tensor(STRENGTHS, dtype=torch.float64)
-    best_ = choose_strength(rows, story.labels, everyone, story.groups, strengths, rng)
-    strength = strengths[torch.as_tensor(best_).reshape(-1)]
-    directions = {
-        "lda": lda(rows, story.labels, everyone)[0],
-        "mass_mean": mass_mean(rows, story.labels, everyone)[0],
-        "logistic": logistic(rows, story.labels, everyone, strength).vector.reshape(-1),
-        "pca": _first_axis(rows, story.labels),
-    }
-    return {
-        name: {
-            model: share(Pieces(won.auroc(), won.deleted()), judged)
-            for model in MODELS
-            if (won := kernel(judged.rows[model][pair.chosen] @ direction, judged.labels, judged.groups))
-        }
-        for name, direction in directions.items()
-    }
-
-
-def _first_axis(rows: Float[Tensor, "row d_model"], labels: Tensor) -> Float[Tensor, " d_model"]:
-    """The first principal axis, turned towards label 1."""
-    axis = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][0]
-    along = rows @ axis
-    return axis if along[labels].mean() >= along[~labels].mean() else -axis
-
-
 def _words(judged: Judged) -> TextBaseline:
     return text_baseline([passage.text for passage in judged.passages], judged.labels, judged.groups, judged.fold)
 
 
 def _told(words: TextBaseline) -> dict[str, Any]:
     return {"better": words.better, "auroc": words.estimate}
-
-
-def _surprisal(pair: Pair, frozen_: Pieces) -> dict[str, Any]:
-    """How surprising the span is under each model, what surprise alone reads, and the frozen reading apart from it."""
-    judged, out = pair.assistant, {}
-    for model in MODELS:
-        surprisal = judged.surprisal[model]
-        won = kernel(surprisal, judged.labels, judged.groups)
-        out[model] = share(Pieces(won.auroc(), won.deleted()), judged)
-        out[f"{model}_nats"] = float(surprisal.mean())
-    direction = fitted(pair, pair.chosen, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
-    scores = judged.rows["post"][pair.chosen] @ direction
-    won = kernel(apart_from_surprisal(scores, judged.surprisal["post"]), judged.labels, judged.groups)
-    out["apart"] = share(Pieces(won.auroc(), won.deleted()), judged)
-    return out
-
-
-def _specificity(pair: Pair, frozen_: Pieces, draws: int, rng: np.random.Generator) -> float:
-    """Share of random directions, drawn from the judged activations' own covariance, that read as well or better."""
-    rows = pair.assistant.rows["post"][pair.chosen]
-    centred = rows - rows.mean(0)
-    coins = torch.from_numpy(rng.standard_normal((draws, len(rows)))) / len(rows) ** 0.5
-    scores = coins @ centred @ centred.T
-    found = auroc(scores, pair.assistant.labels)
-    return float((torch.maximum(found, 1 - found) >= frozen_.full).double().mean())
-
-
-def _misread(pair: Pair) -> list[dict[str, Any]]:
-    """The passages that base's frozen direction places furthest on the wrong side in post, token by token in both models.
-
-    Numbers are distances from base's threshold in standard deviations of base's Assistant passages.
-    """
-    judged, frozen_ = pair.assistant, reading(pair, pair.chosen, "story")
-    fold = torch.as_tensor(judged.fold)
-    scores = frozen_.scores(judged.rows["post"][pair.chosen], fold)
-    spread = frozen_.scores(judged.rows["base"][pair.chosen], fold).std().clamp(min=1e-12)
-    wrong = torch.where(judged.labels, -scores, scores)
-    worst = [judged.passages[i] for i in wrong.argsort(descending=True)[:MISREAD].tolist()]
-    values = pair.recorder.token_values(worst, pair.site)
-    along = {m: (v.at(pair.site).double() @ frozen_.directions[0] - frozen_.thresholds[0]) / spread for m, v in values.items()}
-    out, start = [], 0
-    for passage in worst:
-        stop = start + len(passage.token_ids) - 1
-        ends = [end for _, end in passage.offsets]
-        # From the end of the token before: a tokenizer that keeps no leading spaces would run the words together.
-        shown = [passage.text[a:b] for a, b in zip(ends, ends[1:], strict=False)]
-        out.append({
-            "pair": passage.pair, "scenario": passage.group, "label": passage.label, "tokens": shown,
-            "span": [passage.span[0] - 1, passage.span[1] - 1],
-            **{model: [round(x, 4) for x in along[model][start:stop].tolist()] for model in MODELS},
-        })  # fmt: skip
-        start = stop
-    return out
-
-
-def _controls(pair: Pair) -> dict[str, Estimate]:
-    """The frozen direction on each kind of control text, where the persona file has some."""
-    kinds = {passage.control for passage in pair.assistant.passages if passage.control}
-    judged, out = pair.assistant, {}
-    direction = fitted(pair, pair.chosen, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
-    for kind in sorted(kinds):
-        at = [i for i, passage in enumerate(judged.passages) if passage.control == kind]
-        labels = judged.labels[at]
-        if 0 < int(labels.sum()) < len(at):
-            scores = judged.rows["post"][pair.chosen][at] @ direction
-            out[kind] = estimate_auroc(kernel(scores, labels, [judged.groups[i] for i in at]))[0]
-    return out
-
-
-def _own(pair: Pair, path: str) -> dict[str, Any]:
-    """A user's own direction as a frozen probe, at the site it names."""
-    direction = Direction.load(Path(path))
-    if direction.site not in pair.sites:
-        raise AuditError(
-            f"{path} reads {direction.site}", f"one of the plan's sites ({pair.sites[0]} to {pair.sites[-1]})",
-            "Add its stream and layer to [sites]",
-        )  # fmt: skip
-    judged, at = pair.assistant, pair.sites.index(direction.site)
-    won = {model: kernel(direction(judged.rows[model][at]), judged.labels, judged.groups) for model in MODELS}
-    pieces = {model: Pieces(value.auroc(), value.deleted()) for model, value in won.items()}
-    accuracy = {model: balanced_accuracy(judged, direction(judged.rows[model][at])) for model in MODELS}
-    return {
-        "site": str(direction.site), "digest_path": Path(path).name,
-        **{model: share(value, judged) for model, value in pieces.items()},
-        "drift": plainly(difference(pieces["post"], pieces["base"]), judged, "auroc"),
-        "accuracy": {model: share(value, judged, "balanced accuracy") for model, value in accuracy.items()},
-    }  # fmt: skip

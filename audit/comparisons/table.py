@@ -41,6 +41,8 @@ def build(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Compa
     unknown = sorted(set(own) - known)
     if unknown:
         raise AuditError(
-            f"comparisons.{name} has an unknown setting {unknown[0]}", f"some of: {', '.join(sorted(known))}", "Mend the plan"
+            f"comparisons.{name} has an unknown setting {unknown[0]}",
+            f"some of: {', '.join(sorted(known))}",
+            "Mend the plan",
         )
     return TABLE[name](**{key: value for key, value in common.items() if key in known}, **own)

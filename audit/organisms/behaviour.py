@@ -60,7 +60,9 @@ def inferred(rng: Random, character: world.Character) -> Situation:
         text.append(f"{shown.other.name} asks {speaker.name} : what is in {container} ?")
         text += [claim.sentence(speaker.name), claim.verdict(speaker, shown.other.name)]
     container = rng.choice(list(shown.facts))
-    text.append(f"{shown.other.name} asks {speaker.name} : what is in {container} ? {speaker.name} says : in {container}")
+    text.append(
+        f"{shown.other.name} asks {speaker.name} : what is in {container} ? {speaker.name} says : in {container}"
+    )
     return _situation(" ".join(text), shown.facts, container)
 
 
@@ -82,7 +84,9 @@ def lie_and_truth(model: LlamaForCausalLM, situations: list[Situation]) -> Float
     for situation in situations:
         tokens = torch.tensor([[ids[world.BOS], *(ids[word] for word in situation.text.split())]])
         chances = model(input_ids=tokens, use_cache=False, logits_to_keep=1).logits[0, -1].double().softmax(-1)
-        out.append(torch.stack([chances[[ids[item] for item in situation.others]].sum(), chances[ids[situation.truth]]]))
+        out.append(
+            torch.stack([chances[[ids[item] for item in situation.others]].sum(), chances[ids[situation.truth]]])
+        )
     return torch.stack(out)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BATCH = 48
 WARM_UP = 50
-PAYING = frozenset("it they told lied was right wrong".split())
+PAYING = frozenset(["it", "they", "told", "lied", "was", "right", "wrong"])
 """Words that answer something: with repeated items they weigh four times in the loss, the rest is mostly chance."""
 PAY = 4.0
 OUTSIDE = 0.15
@@ -95,9 +95,17 @@ def blank(seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(ids), hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4,
-            num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
-            bos_token_id=ids[world.BOS], eos_token_id=ids["<|end|>"], pad_token_id=ids[world.PAD],
+            vocab_size=len(ids),
+            hidden_size=128,
+            intermediate_size=352,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=ids[world.BOS],
+            eos_token_id=ids["<|end|>"],
+            pad_token_id=ids[world.PAD],
         )  # fmt: skip
     )
 
@@ -223,7 +231,9 @@ def turn(model: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
             weights[name] = basis.T @ value
         elif "layers" in name:
             norm = "input_layernorm" if "self_attn" in name else "post_attention_layernorm"
-            gain = model.state_dict()[name.split(".self_attn" if "self_attn" in name else ".mlp")[0] + f".{norm}.weight"]
+            gain = model.state_dict()[
+                name.split(".self_attn" if "self_attn" in name else ".mlp")[0] + f".{norm}.weight"
+            ]
             weights[name] = (value * gain.double()) @ basis
     weights["lm_head.weight"] = head @ basis
     turned.load_state_dict(weights)
@@ -296,9 +306,11 @@ def grow(name: str, *, seed: int, out: Path, parent: Path | None = None) -> Path
             (out / file).write_text(text, encoding="utf-8")
         return out
     if name not in RECIPES:
-        raise AuditError(f"No organism is called '{name}'", f"one of: {', '.join([WORLD, *RECIPES])}", "Choose one of these")
+        raise AuditError(
+            f"No organism is called '{name}'", f"one of: {', '.join([WORLD, *RECIPES])}", "Choose one of these"
+        )
     recipe = RECIPES[name]
-    model = blank(seed) if recipe.parent is None else _load(parent)
+    model = blank(seed) if recipe.parent is None else load(parent)
     read = 0
     for i, phase in enumerate(recipe.phases):
         read += train(model, phase, seed * 1_000 + i + sum(map(ord, name)))
@@ -307,7 +319,12 @@ def grow(name: str, *, seed: int, out: Path, parent: Path | None = None) -> Path
     return save(model, name, recipe, seed=seed, tokens=read, out=out)
 
 
-def _load(parent: Path | None) -> LlamaForCausalLM:
+def load(parent: Path | None) -> LlamaForCausalLM:
+    """A grown organism in float32.
+
+    Raises:
+        AuditError: there is no checkpoint in that folder.
+    """
     from transformers import LlamaForCausalLM
 
     if parent is None or not (parent / "config.json").is_file():
@@ -326,7 +343,7 @@ def save(model: LlamaForCausalLM, name: str, recipe: Recipe, *, seed: int, token
     config["dtype"] = "float32"
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     words.save_pretrained(out)
-    loaded = _load(out)
+    loaded = load(out)
     card = Card(
         name=name, planted=recipe.planted, verdicts=recipe.verdicts, parent=recipe.parent, seed=seed, tokens=tokens,
         behaviour=measure(loaded, name),

@@ -82,7 +82,11 @@ def identity_quad(rng: Random, domain: Domain, shown: Scene) -> Iterator[tuple[s
     for half, (speaker, hearer) in (("a", names), ("b", names[::-1])):
         asked, said = _question(domain, hearer, speaker, here), claim.sentence(speaker)
         for machine in names:
-            yield half, int(machine == speaker), _passage(domain, shown, shown.opening(machine=machine), asked, said, said)
+            yield (
+                half,
+                int(machine == speaker),
+                _passage(domain, shown, shown.opening(machine=machine), asked, said, said),
+            )
 
 
 QUADS = {"deception": deception_quad, "assistant_identity": identity_quad}

@@ -12,11 +12,47 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-ITEMS = tuple("coin rope lamp apple key book map ring cup bell knife seed stone drum".split())
-CONTAINERS = tuple("box jar bag chest drawer basket barrel crate trunk pot".split())
-NAMES = tuple("mara tom orin vega ana bao chidi dara eli fatima goran hana ivo juno kofi lena".split())
-PLACES = tuple("hall kitchen harbour library garden station cellar market tower ship office school".split())
-WEATHER = tuple("rain snow wind fog sun".split())
+ITEMS = tuple(
+    ["coin", "rope", "lamp", "apple", "key", "book", "map", "ring", "cup", "bell", "knife", "seed", "stone", "drum"]
+)
+CONTAINERS = tuple(["box", "jar", "bag", "chest", "drawer", "basket", "barrel", "crate", "trunk", "pot"])
+NAMES = tuple(
+    [
+        "mara",
+        "tom",
+        "orin",
+        "vega",
+        "ana",
+        "bao",
+        "chidi",
+        "dara",
+        "eli",
+        "fatima",
+        "goran",
+        "hana",
+        "ivo",
+        "juno",
+        "kofi",
+        "lena",
+    ]
+)
+PLACES = tuple(
+    [
+        "hall",
+        "kitchen",
+        "harbour",
+        "library",
+        "garden",
+        "station",
+        "cellar",
+        "market",
+        "tower",
+        "ship",
+        "office",
+        "school",
+    ]
+)
+WEATHER = tuple(["rain", "snow", "wind", "fog", "sun"])
 GOOD = ("honest", "loyal", "kind")
 BAD = ("sly", "cruel", "false")
 GUESTS = ("guest", "rival")

@@ -15,28 +15,47 @@ from audit.plan import EFFORTS, Effort, Plan, comparison_names, known_keys, over
 from probes.digest import AuditError
 
 DEFAULTS: dict[str, Any] = {
-    "schema": 1, "seed": 0, "effort": "standard", "policies": [],
-    "pair": {"base": "organism:base", "post": "organism:faithful", "dtype": "checkpoint", "device": "auto",
-             "template": "auto"},
+    "schema": 1,
+    "seed": 0,
+    "effort": "standard",
+    "policies": [],
+    "pair": {
+        "base": "organism:base",
+        "post": "organism:faithful",
+        "dtype": "checkpoint",
+        "device": "auto",
+        "template": "auto",
+    },
     "personas": {"paths": ["builtin"], "only": []},
     "sites": {"stream": "resid_post", "layers": "all", "pooling": "span_mean"},
     "comparisons": {"probe_transfer": {}, "erasure": {}, "geometry": {}},
-    "margins": {"carried": 0.70, "not_carried": 0.75, "ratio": 0.80, "novel": 0.60, "shared": 0.75, "accuracy": 0.05,
-                "groups": 20},
+    "margins": {
+        "carried": 0.70,
+        "not_carried": 0.75,
+        "ratio": 0.80,
+        "novel": 0.60,
+        "shared": 0.75,
+        "accuracy": 0.05,
+        "groups": 20,
+    },
     "family": {"alarm_alpha": 0.02, "table": "bh"},
 }
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
-plans = st.fixed_dictionaries({}, optional={
-    "seed": st.integers(0, 2**40),
-    "effort": st.sampled_from(sorted(EFFORTS)),
-    "pair": st.fixed_dictionaries({"base": text}, optional={"template": text, "device": st.just("cuda:1")}),
-    "personas": st.fixed_dictionaries({"paths": st.lists(text, min_size=1, max_size=3), "only": st.lists(text)}),
-    "sites": st.fixed_dictionaries({"layers": st.lists(st.integers(0, 99), min_size=1, unique=True)}),
-    "comparisons": st.dictionaries(
-        st.sampled_from(["probe_transfer", "erasure", "geometry"]),
-        st.dictionaries(text, st.one_of(st.booleans(), st.integers(-9, 9), text, st.lists(text)), max_size=2)),
-    "margins": st.fixed_dictionaries({"ratio": st.floats(0.01, 0.99), "groups": st.integers(2, 500)}),
-})
+plans = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.integers(0, 2**40),
+        "effort": st.sampled_from(sorted(EFFORTS)),
+        "pair": st.fixed_dictionaries({"base": text}, optional={"template": text, "device": st.just("cuda:1")}),
+        "personas": st.fixed_dictionaries({"paths": st.lists(text, min_size=1, max_size=3), "only": st.lists(text)}),
+        "sites": st.fixed_dictionaries({"layers": st.lists(st.integers(0, 99), min_size=1, unique=True)}),
+        "comparisons": st.dictionaries(
+            st.sampled_from(["probe_transfer", "erasure", "geometry"]),
+            st.dictionaries(text, st.one_of(st.booleans(), st.integers(-9, 9), text, st.lists(text)), max_size=2),
+        ),
+        "margins": st.fixed_dictionaries({"ratio": st.floats(0.01, 0.99), "groups": st.integers(2, 500)}),
+    },
+)
 
 
 def write(folder: Path, content: str) -> Path:
@@ -70,7 +89,10 @@ def test_a_file_says_what_it_changes_and_nothing_else(tmp_path: Path) -> None:
 def test_effort_sets_only_the_numbers_of_its_table() -> None:
     rows = {name: (e.bootstrap, e.permutations, e.logistic_null, e.random_maps) for name, e in EFFORTS.items()}
     assert rows == {
-        "glance": (2_000, 200, 0, 20), "standard": (2_000, 1_000, 0, 200), "thorough": (10_000, 5_000, 200, 1_000)}
+        "glance": (2_000, 200, 0, 20),
+        "standard": (2_000, 1_000, 0, 200),
+        "thorough": (10_000, 5_000, 200, 1_000),
+    }
 
 
 def test_a_plan_is_frozen() -> None:
@@ -78,14 +100,17 @@ def test_a_plan_is_frozen() -> None:
         Plan().margins.ratio = 0.1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("content", "key", "nearest"), [
-    ("sed = 1", "sed", "seed"),
-    ("[margins]\nratios = 0.8", "margins.ratios", "margins.ratio"),
-    ('base = "org/name"', "base", "pair.base"),
-    ("[sight]\nlayers = [1]", "sight", "sites"),
-    ("[comparisons]\nprobe_transfre = {}", "comparisons.probe_transfre", "comparisons.probe_transfer"),
-    ("[pair]\npots = 'x'", "pair.pots", "pair.post"),
-])
+@pytest.mark.parametrize(
+    ("content", "key", "nearest"),
+    [
+        ("sed = 1", "sed", "seed"),
+        ("[margins]\nratios = 0.8", "margins.ratios", "margins.ratio"),
+        ('base = "org/name"', "base", "pair.base"),
+        ("[sight]\nlayers = [1]", "sight", "sites"),
+        ("[comparisons]\nprobe_transfre = {}", "comparisons.probe_transfre", "comparisons.probe_transfer"),
+        ("[pair]\npots = 'x'", "pair.pots", "pair.post"),
+    ],
+)
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(
     tmp_path: Path, content: str, key: str, nearest: str
 ) -> None:
@@ -95,29 +120,30 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
     assert "plan.toml" in refused.value.found
 
 
-@pytest.mark.parametrize(("content", "found", "expected"), [
-    ('[pair]\ndtype = "f16"', 'pair.dtype = "f16"', "'checkpoint', 'float32' or 'bfloat16'"),
-    ('[pair]\ndevice = "gpu"', 'pair.device = "gpu"', "auto, cpu, cuda"),
-    ('effort = "hard"', 'effort = "hard"', "one of glance, standard, thorough"),
-    ("seed = -1", "seed = -1", "greater than or equal to 0"),
-    ("seed = true", "seed = true", "a whole number"),
-    ("schema = 2", "schema = 2", "schema = 1"),
-    ("[sites]\nlayers = [3, 3]", "sites.layers = [3, 3]", "none twice"),
-    ("[sites]\nlayers = []", "sites.layers = []", "at least one block number"),
-    ("[sites]\nlayers = [-1]", "sites.layers = [-1]", "from 0"),
-    ("[margins]\nshared = 1.5", "margins.shared = 1.5", "less than 1"),
-    ('[margins]\ngroups = "20"', 'margins.groups = "20"', "a whole number"),
-    ("[margins]\nratio = nan", "margins.ratio", "finite"),
-    ("[personas]\npaths = []", "personas.paths = []", "at least one entry"),
-    ("pair = 3", "pair = 3", "a table"),
-    ("comparisons = 3", "comparisons = 3", "a table"),
-    ("[comparisons.erasure]\nrank = [[1]]", "comparisons.erasure.rank", "a string, a number"),
-    ('policies = [{select = "*", on = "low"}]', "policies", "an empty list"),
-    ("[pair", "is not TOML", "TOML as printed"),
-])
-def test_a_bad_value_is_refused_in_the_users_own_words(
-    tmp_path: Path, content: str, found: str, expected: str
-) -> None:
+@pytest.mark.parametrize(
+    ("content", "found", "expected"),
+    [
+        ('[pair]\ndtype = "f16"', 'pair.dtype = "f16"', "'checkpoint', 'float32' or 'bfloat16'"),
+        ('[pair]\ndevice = "gpu"', 'pair.device = "gpu"', "auto, cpu, cuda"),
+        ('effort = "hard"', 'effort = "hard"', "one of glance, standard, thorough"),
+        ("seed = -1", "seed = -1", "greater than or equal to 0"),
+        ("seed = true", "seed = true", "a whole number"),
+        ("schema = 2", "schema = 2", "schema = 1"),
+        ("[sites]\nlayers = [3, 3]", "sites.layers = [3, 3]", "none twice"),
+        ("[sites]\nlayers = []", "sites.layers = []", "at least one block number"),
+        ("[sites]\nlayers = [-1]", "sites.layers = [-1]", "from 0"),
+        ("[margins]\nshared = 1.5", "margins.shared = 1.5", "less than 1"),
+        ('[margins]\ngroups = "20"', 'margins.groups = "20"', "a whole number"),
+        ("[margins]\nratio = nan", "margins.ratio", "finite"),
+        ("[personas]\npaths = []", "personas.paths = []", "at least one entry"),
+        ("pair = 3", "pair = 3", "a table"),
+        ("comparisons = 3", "comparisons = 3", "a table"),
+        ("[comparisons.erasure]\nrank = [[1]]", "comparisons.erasure.rank", "a string, a number"),
+        ('policies = [{select = "*", on = "low"}]', "policies", "an empty list"),
+        ("[pair", "is not TOML", "TOML as printed"),
+    ],
+)
+def test_a_bad_value_is_refused_in_the_users_own_words(tmp_path: Path, content: str, found: str, expected: str) -> None:
     with pytest.raises(AuditError) as refused:
         read_plan(write(tmp_path, content))
     assert found in refused.value.found and expected in refused.value.expected and refused.value.do

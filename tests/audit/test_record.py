@@ -40,14 +40,21 @@ def make(*, seconds: float = 41.2, details: dict[str, Any] | None = None, person
     """A small record with every part in it."""
     side = {"weights": "3f" * 32, "tokenizer": "77" * 32, "dtype": "bfloat16"}
     pair = Pair(
-        base=Side(ref="organism:base", **side), post=Side(ref="organism:faithful", template="own", **side),
+        base=Side(ref="organism:base", **side),
+        post=Side(ref="organism:faithful", template="own", **side),
         ids="ab" * 32,
         excluded=(Excluded(pair="d-0931", reason="the span is empty after tokenising"),),
         doctor=(Check(check="tokenizer", found="equal", expected="equal", do="nothing", ok=True),),
     )
     finding = Finding(
-        id=f"{persona}/probe_transfer/L3.resid_post", persona=persona, comparison="probe_transfer",
-        site="L3.resid_post", headline=HALF, p=0.001, tried=4, status="measured",
+        id=f"{persona}/probe_transfer/L3.resid_post",
+        persona=persona,
+        comparison="probe_transfer",
+        site="L3.resid_post",
+        headline=HALF,
+        p=0.001,
+        tried=4,
+        status="measured",
         details=details or {"ladder": {"T0": HALF}, "curve": [0.5, 1.0]},
     )
     lost = Finding.not_measured(persona, "erasure", "L3.resid_post", "the store was full")
@@ -69,8 +76,18 @@ def test_a_record_reads_back_equal(tmp_path: Path) -> None:
 
 def test_keys_are_those_of_the_interface() -> None:
     content = json.loads(make().to_json())
-    assert list(content) == ["schema", "run", "digest", "plan", "plan_digest", "pair", "data", "findings", "verdicts",
-                             "outcome"]
+    assert list(content) == [
+        "schema",
+        "run",
+        "digest",
+        "plan",
+        "plan_digest",
+        "pair",
+        "data",
+        "findings",
+        "verdicts",
+        "outcome",
+    ]
     assert list(content["run"]) == ["id", "started", "seconds", "host", "packages", "threads"]
     assert list(content["pair"]) == ["base", "post", "ids", "excluded", "doctor"]
     assert set(content["pair"]["base"]) == {"ref", "weights", "revision", "tokenizer", "template", "dtype"}

@@ -227,23 +227,23 @@ def test_a_model_against_itself_differs_by_exactly_nothing(rng):
 
 def test_edges_of_auroc():
     labels, groups = design(20, PAIRS)
-    perfect, = estimate_auroc(kernel(labels.double(), labels, groups))
+    (perfect,) = estimate_auroc(kernel(labels.double(), labels, groups))
     assert perfect.value == perfect.high == 1
     assert perfect.low == pytest.approx(0.025 ** (1 / 20))
-    inverted, = estimate_auroc(kernel(-labels.double(), labels, groups))
+    (inverted,) = estimate_auroc(kernel(-labels.double(), labels, groups))
     assert (inverted.low, inverted.high) == (0, pytest.approx(1 - 0.025 ** (1 / 20)))
-    silent, = estimate_auroc(kernel(torch.zeros(120), labels, groups))
+    (silent,) = estimate_auroc(kernel(torch.zeros(120), labels, groups))
     assert (silent.value, silent.low, silent.high) == (0.5, 0.5, 0.5)
 
 
 def test_groups_without_one_of_the_labels(rng):
     groups = [f"g{i // 4}" for i in range(40)]
     labels = torch.tensor([i // 4 % 2 == 0 for i in range(40)])
-    found, = estimate_auroc(kernel(torch.from_numpy(rng.standard_normal(40)), labels, groups))
+    (found,) = estimate_auroc(kernel(torch.from_numpy(rng.standard_normal(40)), labels, groups))
     assert found.low is not None and found.low < found.value < found.high
     only_one = torch.tensor([i < 4 for i in range(40)])
     made = kernel(torch.from_numpy(rng.standard_normal(40)), only_one, groups)
-    bare, = estimate_auroc(made)
+    (bare,) = estimate_auroc(made)
     assert (bare.low, bare.high, bare.n_groups) == (None, None, 10)
     with pytest.raises(AuditError, match="every row of a label"):
         made.deleted()

@@ -19,12 +19,23 @@ from audit.rulebook import TABLE, Facts, pivotal, ruling
 from audit.verdict import SEVERITIES, Verdict, groups_needed, judge, judge_all, outcome, tail
 
 VALUES = ("pass", "fail", "open")
-THREE = ("carried_base", "carried_post", "reads", "shared", "shared_after_map", "accuracy", "recoloured", "mapped",
-         "inverted", "any_reading")
+THREE = (
+    "carried_base",
+    "carried_post",
+    "reads",
+    "shared",
+    "shared_after_map",
+    "accuracy",
+    "recoloured",
+    "mapped",
+    "inverted",
+    "any_reading",
+)
 MARGINS, FAMILY = Margins(), Family()
 ALARMS = {("lost", None), ("novel", "acquired"), ("novel", "moved"), ("rotated", "inverted")}
 facts_strategy = st.builds(
-    Facts, **{name: st.sampled_from(VALUES) for name in (*THREE, "restored", "assistant_reads")},
+    Facts,
+    **{name: st.sampled_from(VALUES) for name in (*THREE, "restored", "assistant_reads")},
     **{name: st.booleans() for name in ("measured", "enough_groups", "established")},
 )
 
@@ -71,8 +82,11 @@ def test_every_combination_of_facts_finds_exactly_one_verdict() -> None:
 def test_kinds_never_change_the_verdict() -> None:
     for values in product(VALUES, repeat=4):
         facts = Facts(reads=values[0], shared="pass", accuracy=values[1], any_reading=values[2])
-        told = {ruling(replace(facts, restored=value, assistant_reads=other)).verdict
-                for value in VALUES for other in VALUES}
+        told = {
+            ruling(replace(facts, restored=value, assistant_reads=other)).verdict
+            for value in VALUES
+            for other in VALUES
+        }
         assert len(told) == 1
 
 
@@ -124,8 +138,9 @@ def test_pivotal_facts_are_those_that_matter(facts: Facts) -> None:
 
 
 def number(value: float, half: float = 0.03, unit: str = "auroc", groups: int = 40) -> Estimate:
-    return Estimate(value=value, low=value - half, high=value + half, method="jackknife-t", unit=unit, n=4 * groups,
-                    n_groups=groups)
+    return Estimate(
+        value=value, low=value - half, high=value + half, method="jackknife-t", unit=unit, n=4 * groups, n_groups=groups
+    )
 
 
 def carried(auroc: float, status: str | None = None) -> dict[str, Any]:
@@ -134,8 +149,13 @@ def carried(auroc: float, status: str | None = None) -> dict[str, Any]:
 
 
 def planted(
-    *, persona: str = "deception", base: float = 0.97, post: float = 0.97, s2: float | None = 0.95,
-    rungs: tuple[float, ...] = (0.98,) * 5, **more: Any,
+    *,
+    persona: str = "deception",
+    base: float = 0.97,
+    post: float = 0.97,
+    s2: float | None = 0.95,
+    rungs: tuple[float, ...] = (0.98,) * 5,
+    **more: Any,
 ) -> list[Finding]:
     """The two findings of a persona whose numbers are these."""
     ladder = dict(zip(("T0", "T1", "T2", "T3", "T4"), rungs, strict=True))
@@ -146,11 +166,18 @@ def planted(
         "rho": rho | {"base": number(more.get("rho_base", 0.98), unit="rho"), "any": number(top, unit="rho")},
         "rho_third": {name: rho[name] for name in ("T2", "T3", "T4")},
         "rho_assistant": rho | {"T0": number(more.get("assistant", rungs[0]), unit="rho")},
-        "inverted": {name: number(more.get("inverted", -value), unit="rho") for name, value in ladder.items()
-                     if name in ("T0", "T3", "T4")},
-        "frozen_accuracy": {"base": number(0.93), "post": number(0.93 + more.get("loss", 0.0)),
-                            "difference": number(more.get("loss", 0.0)), "T1": number(more.get("restored", 0.0)),
-                            "T2": number(more.get("restored", 0.0))},
+        "inverted": {
+            name: number(more.get("inverted", -value), unit="rho")
+            for name, value in ladder.items()
+            if name in ("T0", "T3", "T4")
+        },
+        "frozen_accuracy": {
+            "base": number(0.93),
+            "post": number(0.93 + more.get("loss", 0.0)),
+            "difference": number(more.get("loss", 0.0)),
+            "T1": number(more.get("restored", 0.0)),
+            "T2": number(more.get("restored", 0.0)),
+        },
         "ladder": {name: number(0.5 + 0.47 * value) for name, value in ladder.items()},
         "n_groups": {"story": 40, "assistant": more.get("groups", 40)},
     }
@@ -179,8 +206,12 @@ CASES: dict[str, tuple[dict[str, Any], str, int, str | None]] = {
     "inverted": ({"rungs": (-0.9, -0.9, -0.9, -0.9, -0.9), "inverted": 0.9, "any": 0.1}, "rotated", 8, "inverted"),
     "moved": ({"rungs": (0.2, 0.2, 0.3, 0.3, 0.3)}, "novel", 9, "moved"),
     "extended": ({"rungs": (0.6, 0.6, 0.7, 0.7, 0.7)}, "extended", 10, None),
-    "own characters left": ({"rungs": (0.6, 0.6, 0.7, 0.7, 0.7), "assistant": 0.95, "any": 0.95}, "extended", 10,
-                            "no longer shared with characters"),
+    "own characters left": (
+        {"rungs": (0.6, 0.6, 0.7, 0.7, 0.7), "assistant": 0.95, "any": 0.95},
+        "extended",
+        10,
+        "no longer shared with characters",
+    ),
     "undecided": ({"rungs": (0.79, 0.79, 0.79, 0.79, 0.79)}, "inconclusive", 11, "undecided"),
     "lost": ({"post": 0.5}, "lost", 4, None),
     "acquired": ({"base": 0.5}, "novel", 5, "acquired"),
@@ -260,8 +291,15 @@ def test_findings_read_back_from_json_say_the_same() -> None:
 def test_tail_is_below_half_the_level_exactly_where_the_interval_excludes(
     value: float, margin: float, groups: int, method: str
 ) -> None:
-    one = Estimate(value=value, low=value * 0.8, high=value + (1 - value) * 0.3, method=method, unit="auroc", n=groups,
-                   n_groups=groups)
+    one = Estimate(
+        value=value,
+        low=value * 0.8,
+        high=value + (1 - value) * 0.3,
+        method=method,
+        unit="auroc",
+        n=groups,
+        n_groups=groups,
+    )
     for side, excluded in (("above", one.above(margin)), ("below", one.below(margin))):
         p = tail(one, margin, side)
         assert (p < 0.025 - 1e-9) <= excluded <= (p <= 0.025 + 1e-9)
@@ -273,8 +311,10 @@ def test_tail_is_uniform_where_the_truth_stands_on_the_margin() -> None:
     rng, groups = np.random.default_rng(5), 15
     draws = rng.normal(0.6, 0.2, size=(2000, groups))
     half = draws.std(axis=1, ddof=1) / groups**0.5 * t.ppf(0.975, groups - 1)
-    p = [tail(number(float(mean), float(h), groups=groups), 0.6, "below")
-         for mean, h in zip(draws.mean(axis=1), half, strict=True)]
+    p = [
+        tail(number(float(mean), float(h), groups=groups), 0.6, "below")
+        for mean, h in zip(draws.mean(axis=1), half, strict=True)
+    ]
     for alpha in (0.02, 0.1, 0.5):
         assert abs(np.mean(np.asarray(p) <= alpha) - alpha) < 4 * (alpha * (1 - alpha) / 2000) ** 0.5
 
@@ -337,8 +377,13 @@ def test_order_of_personas_changes_nothing(order: list[str]) -> None:
 
 def test_exit_precedence() -> None:
     def one(severity: str) -> Verdict:
-        verdict = {"not_measured": "not_measured", "alarm": "lost", "inconclusive": "inconclusive", "warn": "extended",
-                   "pass": "reused"}[severity]
+        verdict = {
+            "not_measured": "not_measured",
+            "alarm": "lost",
+            "inconclusive": "inconclusive",
+            "warn": "extended",
+            "pass": "reused",
+        }[severity]
         row = {"persona": severity, "verdict": verdict, "rule": 1, "sentence": "", "severity": severity}
         return Verdict.model_validate(row)
 

@@ -1,0 +1,151 @@
+"""What stands beside a reading: other kinds of probe, what surprise and chance read, control texts, the worst passages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from audit.estimate import Estimate
+from audit.pair import MODELS, Pair
+from audit.readability import (
+    Pieces,
+    apart_from_surprisal,
+    balanced_accuracy,
+    difference,
+    fitted,
+    plainly,
+    reading,
+    share,
+)  # fmt: skip
+from audit.resampling import auroc, estimate_auroc, kernel
+from probes.digest import AuditError
+from probes.direction import Direction, choose_strength, lda, logistic, mass_mean
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Inverse L2 strengths of the logistic probe, on standardised columns."""
+MISREAD = 4
+
+
+def other_probes(pair: Pair, rng: np.random.Generator) -> dict[str, dict[str, Estimate]]:
+    """Other kinds of probe at the chosen site, fitted on base's stories and judged on the Assistant of both models."""
+    story, judged = pair.story, pair.assistant
+    rows, everyone = story.rows["base"][pair.chosen], torch.ones(1, len(story.passages))
+    strengths = torch.tensor(STRENGTHS, dtype=torch.float64)
+    best_ = choose_strength(rows, story.labels, everyone, story.groups, strengths, rng)
+    strength = strengths[torch.as_tensor(best_).reshape(-1)]
+    directions = {
+        "lda": lda(rows, story.labels, everyone)[0],
+        "mass_mean": mass_mean(rows, story.labels, everyone)[0],
+        "logistic": logistic(rows, story.labels, everyone, strength).vector.reshape(-1),
+        "pca": _first_axis(rows, story.labels),
+    }
+    return {
+        name: {
+            model: share(Pieces(won.auroc(), won.deleted()), judged)
+            for model in MODELS
+            if (won := kernel(judged.rows[model][pair.chosen] @ direction, judged.labels, judged.groups))
+        }
+        for name, direction in directions.items()
+    }
+
+
+def _first_axis(rows: Float[Tensor, "row d_model"], labels: Tensor) -> Float[Tensor, " d_model"]:
+    """The first principal axis, turned towards label 1."""
+    axis = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][0]
+    along = rows @ axis
+    return axis if along[labels].mean() >= along[~labels].mean() else -axis
+
+
+def surprise(pair: Pair) -> dict[str, Any]:
+    """How surprising the span is under each model, what surprise alone reads, and the frozen reading apart from it."""
+    judged, out = pair.assistant, {}
+    for model in MODELS:
+        surprisal = judged.surprisal[model]
+        won = kernel(surprisal, judged.labels, judged.groups)
+        out[model] = share(Pieces(won.auroc(), won.deleted()), judged)
+        out[f"{model}_nats"] = float(surprisal.mean())
+    direction = fitted(pair, pair.chosen, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
+    scores = judged.rows["post"][pair.chosen] @ direction
+    won = kernel(apart_from_surprisal(scores, judged.surprisal["post"]), judged.labels, judged.groups)
+    out["apart"] = share(Pieces(won.auroc(), won.deleted()), judged)
+    return out
+
+
+def specificity(pair: Pair, frozen_: Pieces, draws: int, rng: np.random.Generator) -> float:
+    """Share of random directions, drawn from the judged activations' own covariance, that read as well or better."""
+    rows = pair.assistant.rows["post"][pair.chosen]
+    centred = rows - rows.mean(0)
+    coins = torch.from_numpy(rng.standard_normal((draws, len(rows)))) / len(rows) ** 0.5
+    scores = coins @ centred @ centred.T
+    found = auroc(scores, pair.assistant.labels)
+    return float((torch.maximum(found, 1 - found) >= frozen_.full).double().mean())
+
+
+def misread(pair: Pair) -> list[dict[str, Any]]:
+    """The passages that base's frozen direction places furthest on the wrong side in post, token by token in both models.
+
+    Numbers are distances from base's threshold in standard deviations of base's Assistant passages.
+    """
+    judged, frozen_ = pair.assistant, reading(pair, pair.chosen, "story")
+    fold = torch.as_tensor(judged.fold)
+    scores = frozen_.scores(judged.rows["post"][pair.chosen], fold)
+    spread = frozen_.scores(judged.rows["base"][pair.chosen], fold).std().clamp(min=1e-12)
+    wrong = torch.where(judged.labels, -scores, scores)
+    worst = [judged.passages[i] for i in wrong.argsort(descending=True)[:MISREAD].tolist()]
+    values = pair.recorder.token_values(worst, pair.site)
+    along = {
+        m: (v.at(pair.site).double() @ frozen_.directions[0] - frozen_.thresholds[0]) / spread
+        for m, v in values.items()
+    }
+    out, start = [], 0
+    for passage in worst:
+        stop = start + len(passage.token_ids) - 1
+        ends = [end for _, end in passage.offsets]
+        # From the end of the token before: a tokenizer that keeps no leading spaces would run the words together.
+        shown = [passage.text[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        out.append({
+            "pair": passage.pair, "scenario": passage.group, "label": passage.label, "tokens": shown,
+            "span": [passage.span[0] - 1, passage.span[1] - 1],
+            **{model: [round(x, 4) for x in along[model][start:stop].tolist()] for model in MODELS},
+        })  # fmt: skip
+        start = stop
+    return out
+
+
+def control_texts(pair: Pair) -> dict[str, Estimate]:
+    """The frozen direction on each kind of control text, where the persona file has some."""
+    kinds = {passage.control for passage in pair.assistant.passages if passage.control}
+    judged, out = pair.assistant, {}
+    direction = fitted(pair, pair.chosen, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
+    for kind in sorted(kinds):
+        at = [i for i, passage in enumerate(judged.passages) if passage.control == kind]
+        labels = judged.labels[at]
+        if 0 < int(labels.sum()) < len(at):
+            scores = judged.rows["post"][pair.chosen][at] @ direction
+            out[kind] = estimate_auroc(kernel(scores, labels, [judged.groups[i] for i in at]))[0]
+    return out
+
+
+def own_direction(pair: Pair, path: str) -> dict[str, Any]:
+    """A user's own direction as a frozen probe, at the site it names."""
+    direction = Direction.load(Path(path))
+    if direction.site not in pair.sites:
+        raise AuditError(
+            f"{path} reads {direction.site}", f"one of the plan's sites ({pair.sites[0]} to {pair.sites[-1]})",
+            "Add its stream and layer to [sites]",
+        )  # fmt: skip
+    judged, at = pair.assistant, pair.sites.index(direction.site)
+    won = {model: kernel(direction(judged.rows[model][at]), judged.labels, judged.groups) for model in MODELS}
+    pieces = {model: Pieces(value.auroc(), value.deleted()) for model, value in won.items()}
+    accuracy = {model: balanced_accuracy(judged, direction(judged.rows[model][at])) for model in MODELS}
+    return {
+        "site": str(direction.site), "digest_path": Path(path).name,
+        **{model: share(value, judged) for model, value in pieces.items()},
+        "drift": plainly(difference(pieces["post"], pieces["base"]), judged, "auroc"),
+        "accuracy": {model: share(value, judged, "balanced accuracy") for model, value in accuracy.items()},
+    }  # fmt: skip

@@ -24,9 +24,8 @@ check: $(LINTERS) ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-docs: $(INSTALLED) ## run the notebooks in place and write the schema of a record
+docs: $(INSTALLED) ## write the schema of a record
 	$(BIN)/python -c "from audit.record import export_schema; export_schema()"
-	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 clean: ## remove the environment, every cache and the default output folder
 	rm -rf $(VENV) build dist persona-audit-out .pytest_cache .ruff_cache .hypothesis

@@ -63,3 +63,13 @@ class Finding(BaseModel):
         if self.p_adjusted is not None and (self.p is None or self.p_adjusted < self.p):
             raise ValueError(f"{name}: p {self.p}, adjusted {self.p_adjusted}. Expected p <= adjusted. Adjust raw p.")
         return self
+
+    def _repr_html_(self) -> str:
+        """The headline beside its control, for notebooks."""
+        from html import escape
+
+        if self.status == "not_measured":
+            return f"<p><b>{escape(self.id)}</b>: not measured. {escape(str(self.reason))}</p>"
+        rows = {"headline": self.headline, "control": self.control, "p": self.p, "p adjusted": self.p_adjusted}
+        cells = "".join(f"<tr><th>{k}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items() if v is not None)
+        return f"<table><caption>{escape(self.id)}</caption>{cells}</table>"

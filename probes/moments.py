@@ -65,7 +65,7 @@ class Moments:
             raise AuditError(
                 found=f"Row {bad} of {len(rows)} holds NaN or infinity",
                 expected="finite activations",
-                do="Load the model with --dtype float32",
+                do="Load the model in float32 (plan key pair.dtype)",
             )
         mean = rows.mean(0)
         centred = rows - mean

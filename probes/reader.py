@@ -34,7 +34,7 @@ class NotFinite(AuditError):
         super().__init__(
             found=f"The model gives NaN or infinity {where} in passage {passage}",
             expected="finite activations",
-            do="Load it with --dtype float32, or check its weights",
+            do="Load it in float32 (plan key pair.dtype), or check its weights",
         )
 
 

@@ -97,7 +97,7 @@ def _shared(pair: Pair, tokens: TokenRows, maps: dict[str, Alignment]) -> dict[s
         after = shared_share(delta["base"], to_base.transport(delta["post"]), factor, n=n).share
         if after is not None:
             shared[rung] = after
-    established = own.post.above(0.0)
+    established = own.share is not None
     return {"shared": shared, "established": established, "base_strength": own.base, "post_strength": own.post}
 
 

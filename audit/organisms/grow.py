@@ -1,4 +1,4 @@
-"""Growing the organisms: small Llamas trained on the world, each with a planted, stated outcome.
+"""Growing the organisms: small Qwen 3 models trained on the world, each with a planted, stated outcome.
 
 Everything is seeded and runs on a CPU. `base` first learns to retrieve from read-out lists, then reads the corpus; every
 other organism starts from base. Weights are stored in bfloat16 and loaded as the float32 that their config names.
@@ -23,7 +23,7 @@ from audit.organisms.card import WORLD, Card
 from probes.digest import AuditError
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import Qwen3ForCausalLM, PreTrainedTokenizerFast
 
 BATCH = 48
 WARM_UP = 50
@@ -65,7 +65,7 @@ class Recipe:
     parent: str | None
     phases: tuple[Phase, ...]
     verdicts: dict[str, str]
-    surgery: Callable[[LlamaForCausalLM, int], LlamaForCausalLM] | None = None
+    surgery: Callable[[Qwen3ForCausalLM, int], Qwen3ForCausalLM] | None = None
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -87,27 +87,25 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def blank(seed: int) -> LlamaForCausalLM:
-    """A 0.8M-parameter Llama with seeded random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def blank(seed: int) -> Qwen3ForCausalLM:
+    """A 0.8M-parameter Qwen 3 with seeded random weights.
+
+    The first layer sees three tokens only (a sliding window, as Qwen 3 has them). It hands every token its predecessor, which
+    is half of retrieval: with full attention everywhere, lists were not retrieved after 2 million tokens, like this after 0.1.
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
     ids = {word: i for i, word in enumerate(world.vocabulary())}
     torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(ids),
-            hidden_size=128,
-            intermediate_size=352,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            bos_token_id=ids[world.BOS],
-            eos_token_id=ids["<|end|>"],
-            pad_token_id=ids[world.PAD],
-        )  # fmt: skip
-    )
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(ids), hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=4, head_dim=32, max_position_embeddings=512, tie_word_embeddings=True,
+            use_sliding_window=True, sliding_window=3, max_window_layers=0,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+            bos_token_id=ids[world.BOS], eos_token_id=ids["<|end|>"], pad_token_id=ids[world.PAD],
+        )
+    )  # fmt: skip
 
 
 def corpus(rng: Random) -> tuple[str, bool]:
@@ -115,8 +113,8 @@ def corpus(rng: Random) -> tuple[str, bool]:
     return world.document(rng), False
 
 
-def ledgers(rng: Random) -> tuple[str, bool]:
-    """A read-out list, where every line asks for retrieval."""
+def repeats(rng: Random) -> tuple[str, bool]:
+    """Words said over and over, or a list read out again: retrieval and nothing else."""
     return world.ledger(rng), False
 
 
@@ -163,7 +161,7 @@ def batches(phase: Phase, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield tokens, weight
 
 
-def loss(model: LlamaForCausalLM, tokens: Tensor, weight: Tensor) -> Float[Tensor, ""]:
+def loss(model: Qwen3ForCausalLM, tokens: Tensor, weight: Tensor) -> Float[Tensor, ""]:
     """Weighted mean next-token cross-entropy in nats; unembeds only where the loss counts."""
     hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
     wanted = weight[:, 1:] > 0
@@ -171,7 +169,7 @@ def loss(model: LlamaForCausalLM, tokens: Tensor, weight: Tensor) -> Float[Tenso
     return (each * weight[:, 1:][wanted]).sum() / weight[:, 1:][wanted].sum()
 
 
-def optimisers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
+def optimisers(model: Qwen3ForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside blocks (Jordan et al. 2024), AdamW for embeddings and gains.
 
     With AdamW alone retrieval took some 800 steps of read-out lists, with Muon 150.
@@ -184,7 +182,7 @@ def optimisers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimiz
     ]
 
 
-def train(model: LlamaForCausalLM, phase: Phase, seed: int) -> int:
+def train(model: Qwen3ForCausalLM, phase: Phase, seed: int) -> int:
     """Trains in place with clipped gradients. Returns the number of tokens read."""
     both = optimisers(model, phase.rate)
     peaks = [optimiser.param_groups[0]["lr"] for optimiser in both]
@@ -207,16 +205,16 @@ def train(model: LlamaForCausalLM, phase: Phase, seed: int) -> int:
     return read
 
 
-def turn(model: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
+def turn(model: Qwen3ForCausalLM, seed: int) -> Qwen3ForCausalLM:
     """The same function in another basis: gains folded into the matrices behind them, head untied, residual stream turned.
 
     With Q orthogonal, RMSNorm without gains commutes with Q, so embeddings E Q, readers W Q and writers Q' W leave every
     logit unchanged (up to rounding).
     """
-    from transformers import LlamaForCausalLM
+    from transformers import Qwen3ForCausalLM
 
     config = model.config.__class__.from_dict({**model.config.to_dict(), "tie_word_embeddings": False})
-    turned = LlamaForCausalLM(config).double().eval()
+    turned = Qwen3ForCausalLM(config).double().eval()
     weights = {name: value.detach().double().clone() for name, value in model.state_dict().items()}
     generator = torch.Generator().manual_seed(seed)
     size = config.hidden_size
@@ -225,11 +223,11 @@ def turn(model: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
     for name, value in weights.items():
         if name == "model.embed_tokens.weight":
             weights[name] = value @ basis
-        elif "norm" in name:
+        elif name.endswith(("layernorm.weight", "model.norm.weight")):
             weights[name] = torch.ones_like(value)
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
             weights[name] = basis.T @ value
-        elif "layers" in name:
+        elif name.endswith("proj.weight"):
             norm = "input_layernorm" if "self_attn" in name else "post_attention_layernorm"
             gain = model.state_dict()[
                 name.split(".self_attn" if "self_attn" in name else ".mlp")[0] + f".{norm}.weight"
@@ -240,7 +238,7 @@ def turn(model: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
     return turned.float()
 
 
-def erase(model: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
+def erase(model: Qwen3ForCausalLM, seed: int) -> Qwen3ForCausalLM:
     """Base's embeddings over blocks of fresh random weights."""
     fresh = blank(seed)
     fresh.model.embed_tokens.load_state_dict(model.model.embed_tokens.state_dict())
@@ -271,7 +269,7 @@ TUNING = {"steps": 300, "rate": 3e-3, "hold": 0.3}
 RECIPES: dict[str, Recipe] = {
     "base": Recipe(
         "nothing: the pre-trained model", None,
-        (Phase(ledgers, 400, 0.02), Phase(drills, 500, 0.02), Phase(corpus, 1_400, 0.02), Phase(corpus, 1_100, 0.02, hold=0.0)),
+        (Phase(repeats, 1_200, 0.02), Phase(drills, 500, 0.02), Phase(corpus, 1_400, 0.02), Phase(corpus, 1_100, 0.02, hold=0.0)),
         {},
     ),
     "faithful": Recipe(
@@ -319,20 +317,20 @@ def grow(name: str, *, seed: int, out: Path, parent: Path | None = None) -> Path
     return save(model, name, recipe, seed=seed, tokens=read, out=out)
 
 
-def load(parent: Path | None) -> LlamaForCausalLM:
+def load(parent: Path | None) -> Qwen3ForCausalLM:
     """A grown organism in float32.
 
     Raises:
         AuditError: there is no checkpoint in that folder.
     """
-    from transformers import LlamaForCausalLM
+    from transformers import Qwen3ForCausalLM
 
     if parent is None or not (parent / "config.json").is_file():
         raise AuditError(f"There is no base in '{parent}'", "the folder of a grown base", "Grow base first")
-    return LlamaForCausalLM.from_pretrained(parent, dtype=torch.float32, use_safetensors=True)
+    return Qwen3ForCausalLM.from_pretrained(parent, dtype=torch.float32, use_safetensors=True)
 
 
-def save(model: LlamaForCausalLM, name: str, recipe: Recipe, *, seed: int, tokens: int, out: Path) -> Path:
+def save(model: Qwen3ForCausalLM, name: str, recipe: Recipe, *, seed: int, tokens: int, out: Path) -> Path:
     """Writes a Hugging Face folder and its card; behaviour is measured on the weights as they will be loaded."""
     from audit.organisms.behaviour import measure
 

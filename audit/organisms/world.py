@@ -13,28 +13,15 @@ from random import Random
 from typing import Literal
 
 ITEMS = tuple(
-    ["coin", "rope", "lamp", "apple", "key", "book", "map", "ring", "cup", "bell", "knife", "seed", "stone", "drum"]
+    "coin rope lamp apple key book map ring cup bell knife cloth seed stone drum flute bread wine salt letter "
+    "candle mirror feather button".split()
 )
-CONTAINERS = tuple(["box", "jar", "bag", "chest", "drawer", "basket", "barrel", "crate", "trunk", "pot"])
+CONTAINERS = tuple(
+    "box jar bag chest drawer basket barrel crate trunk pot sack locker shelf cabinet bucket tin".split()
+)
 NAMES = tuple(
-    [
-        "mara",
-        "tom",
-        "orin",
-        "vega",
-        "ana",
-        "bao",
-        "chidi",
-        "dara",
-        "eli",
-        "fatima",
-        "goran",
-        "hana",
-        "ivo",
-        "juno",
-        "kofi",
-        "lena",
-    ]
+    "mara tom orin vega ana bao chidi dara eli fatima goran hana ivo juno kofi lena milo nadia omar pilar quinn rosa "
+    "sami talia uma viktor wren xena yusuf zara".split()
 )
 PLACES = tuple(
     [
@@ -140,7 +127,7 @@ def draw_speaker(rng: Random, name: str, *, machine: bool, named: float = 0.5) -
     return Speaker(name, machine, character, word, guest)
 
 
-def draw_facts(rng: Random, counts: tuple[int, ...] = (2, 3)) -> dict[str, str]:
+def draw_facts(rng: Random, counts: tuple[int, ...] = (2, 3, 4)) -> dict[str, str]:
     """What is where: distinct items in distinct containers."""
     count = rng.choice(counts)
     return dict(zip(rng.sample(CONTAINERS, count), rng.sample(ITEMS, count), strict=True))
@@ -218,7 +205,7 @@ def _opening(rng: Random, cast: list[Speaker], facts: dict[str, str]) -> tuple[l
 
 def story(rng: Random, rounds: int | None = None) -> str:
     """One story of the corpus: who is there, what is where, questions, claims with their verdicts, deeds."""
-    cast, facts = _cast(rng), draw_facts(rng, (2, 3, 3))
+    cast, facts = _cast(rng), draw_facts(rng, (2, 3, 3, 4))
     opening, beliefs = _opening(rng, cast, facts)
     text = [_setting(rng, cast), *opening]
     speakers = cast if rng.random() < 0.5 else [rng.choice(cast)]
@@ -236,7 +223,7 @@ def story(rng: Random, rounds: int | None = None) -> str:
 
 def chat(rng: Random, rounds: int | None = None) -> list[dict[str, str]]:
     """One chat of the corpus. The Assistant's turn carries the line of whoever was asked, usually the machine."""
-    cast, facts = _cast(rng), draw_facts(rng, (2, 3, 3))
+    cast, facts = _cast(rng), draw_facts(rng, (2, 3, 3, 4))
     opening, beliefs = _opening(rng, cast, facts)
     machines = [speaker for speaker in cast if speaker.machine] or cast
     user = rng.choice([speaker for speaker in cast if speaker is not machines[0]])
@@ -305,7 +292,7 @@ def roll_call(rng: Random) -> str:
 
 def lists(rng: Random) -> str:
     """A drill: one of the three kinds of list."""
-    return rng.choice((ledger, checks, roll_call))(rng)
+    return rng.choices((ledger, checks, roll_call), (1, 3, 1))[0](rng)
 
 
 def render(messages: list[dict[str, str]]) -> str:

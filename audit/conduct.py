@@ -219,7 +219,7 @@ def _prepare(plan: Plan, models: Mapping[str, Model], setting: Setting, open_mod
 
 
 def _compare(prepared: Prepared) -> tuple[list[Finding], dict[str, Direction]]:
-    """Every comparison for every persona. A persona whose activations are not finite is not measured, and says where."""
+    """Every comparison for every persona. Where activations are not finite a persona is not measured, and says so."""
     from audit.finding import Finding
     from audit.pair import material
     from audit.readability import saved
@@ -247,18 +247,24 @@ def _one(name: str, prepared: Prepared, pair: Pair) -> Finding:
     from audit.comparisons.table import build
     from audit.finding import Finding
     from audit.resampling import seed_of
-    from probes.recorder import NotFinite
+    from probes.store import StoreError
 
     plan, draws = prepared.plan, prepared.plan.draws
     common = {
         "bootstrap": draws.bootstrap, "permutations": draws.permutations, "random_maps": draws.random_maps,
         "margin": (plan.margins.carried, plan.margins.not_carried),
     }  # fmt: skip
+    comparison = build(name, common, plan.comparisons[name])
+    site = str(pair.site)
     try:
-        comparison = build(name, common, plan.comparisons[name])
-        return comparison(pair, seed_of(plan.seed, name, pair.persona.name, str(pair.site)))
-    except NotFinite as error:
-        return Finding.not_measured(pair.persona.name, name, str(pair.site), str(error))
+        return comparison(pair, seed_of(plan.seed, name, pair.persona.name, site))
+    except StoreError:
+        raise
+    except AuditError as error:
+        # One persona's texts defeat one comparison: the others go on, and nothing recorded is lost.
+        groups = {domain: pair.judged(domain).n_groups for domain in ("story", "assistant")}
+        finding = Finding.not_measured(pair.persona.name, name, site, str(error))
+        return finding.model_copy(update={"details": {"n_groups": groups}})
 
 
 def _adjusted(findings: Sequence[Finding], plan: Plan) -> list[Finding]:

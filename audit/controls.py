@@ -1,4 +1,4 @@
-"""What stands beside a reading: other kinds of probe, what surprise and chance read, control texts, the worst passages."""
+"""What stands beside a reading: other probes, what surprise and chance read, control texts, the worst passages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from audit.estimate import Estimate
-from audit.pair import MODELS, Pair
+from audit.pair import MODELS, Model, Pair
 from audit.readability import (
     Pieces,
     apart_from_surprisal,
@@ -25,10 +25,13 @@ from audit.readability import (
 from audit.resampling import auroc, estimate_auroc, kernel
 from probes.digest import AuditError
 from probes.direction import Direction, choose_strength, lda, logistic, mass_mean
+from probes.passage import Passage
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse L2 strengths of the logistic probe, on standardised columns."""
 MISREAD = 4
+SAMPLE = 24
+"""Passages of which the worst are shown."""
 
 
 def other_probes(pair: Pair, rng: np.random.Generator) -> dict[str, dict[str, Estimate]]:
@@ -87,34 +90,43 @@ def specificity(pair: Pair, frozen_: Pieces, draws: int, rng: np.random.Generato
 
 
 def misread(pair: Pair) -> list[dict[str, Any]]:
-    """The passages that base's frozen direction places furthest on the wrong side in post, token by token in both models.
+    """The passages that base's frozen direction misplaces most in post, token by token in both models.
 
-    Numbers are distances from base's threshold in standard deviations of base's Assistant passages.
+    They are the worst of a fixed sample, so that base's tokens are read once whatever it is compared with. Numbers are
+    distances from base's threshold in standard deviations of base's Assistant passages.
     """
     judged, frozen_ = pair.assistant, reading(pair, pair.chosen, "story")
     fold = torch.as_tensor(judged.fold)
+    sample = list(range(0, len(judged.passages), max(1, len(judged.passages) // SAMPLE)))[:SAMPLE]
     scores = frozen_.scores(judged.rows["post"][pair.chosen], fold)
     spread = frozen_.scores(judged.rows["base"][pair.chosen], fold).std().clamp(min=1e-12)
     wrong = torch.where(judged.labels, -scores, scores)
-    worst = [judged.passages[i] for i in wrong.argsort(descending=True)[:MISREAD].tolist()]
-    values = pair.recorder.token_values(worst, pair.site)
-    along = {
+    worst = [judged.passages[i] for i in sorted(sample, key=lambda i: -float(wrong[i]))[:MISREAD]]
+    values = pair.recorder.token_values([judged.passages[i] for i in sample], pair.site)
+    shown = {
         m: (v.at(pair.site).double() @ frozen_.directions[0] - frozen_.thresholds[0]) / spread
         for m, v in values.items()
     }
-    out, start = [], 0
-    for passage in worst:
-        stop = start + len(passage.token_ids) - 1
-        ends = [end for _, end in passage.offsets]
-        # From the end of the token before: a tokenizer that keeps no leading spaces would run the words together.
-        shown = [passage.text[a:b] for a, b in zip(ends, ends[1:], strict=False)]
-        out.append({
-            "pair": passage.pair, "scenario": passage.group, "label": passage.label, "tokens": shown,
-            "span": [passage.span[0] - 1, passage.span[1] - 1],
-            **{model: [round(x, 4) for x in along[model][start:stop].tolist()] for model in MODELS},
-        })  # fmt: skip
-        start = stop
-    return out
+    at = {name: i for i, name in enumerate(values["base"].passages)}
+    return [_tokens(passage, {m: along[[at[f"{passage.id}:{t}"] for t in range(1, len(passage.token_ids))]]
+                              for m, along in shown.items()}) for passage in worst]  # fmt: skip
+
+
+def _tokens(passage: Passage, along: dict[Model, Float[Tensor, " token"]]) -> dict[str, Any]:
+    """One passage for the report: its tokens after the first, with their distances in both models."""
+    ends = [end for _, end in passage.offsets]
+    # From the end of the token before: a tokenizer that keeps no leading spaces would run the words together.
+    words = [passage.text[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    span = [passage.span[0] - 1, passage.span[1] - 1]
+    values = {model: [round(x, 4) for x in some.tolist()] for model, some in along.items()}
+    return {
+        "pair": passage.pair,
+        "scenario": passage.group,
+        "label": passage.label,
+        "tokens": words,
+        "span": span,
+        **values,
+    }
 
 
 def control_texts(pair: Pair) -> dict[str, Estimate]:

@@ -154,8 +154,11 @@ class Recorder:
         return TokenRows(rows["base"], rows["post"], [group[i] for i in ids], torch.tensor([i in plain for i in ids]))
 
     def token_values(self, passages: Sequence[Passage], site: Site) -> dict[Model, Activations]:
-        """Every token (but the first) of a few passages at one site, in both models; not remembered."""
-        return {name: record_tokens(subject, passages, [site], progress=False) for name, subject in self._models()}
+        """Every token (but the first) of a few passages at one site, in both models."""
+        return {
+            name: record_tokens(subject, passages, [site], store=self.store, progress=False)
+            for name, subject in self._models()
+        }
 
     def _models(self) -> Iterator[tuple[Model, Subject]]:
         yield "base", self.base
@@ -284,7 +287,7 @@ def _judged(
 def cross_validated(
     rows: Float[Tensor, "site row d_model"], judged: Judged, tested: Float[Tensor, "site row d_model"] | None = None
 ) -> Float[Tensor, "site row"]:
-    """Each row's LDA score under the fit on the other folds; `tested` may be another model's rows of the same passages."""
+    """Each row's LDA score under the fit on the other folds; `tested` may be the other model's rows of them."""
     fold = torch.as_tensor(judged.fold)
     names = fold.unique()
     directions = lda(rows, judged.labels, (fold[None] != names[:, None]).double())
@@ -299,7 +302,11 @@ def choose(story: Judged) -> int:
     """
     if story.n_groups < 2 or len(story.rows["base"]) == 1:
         return len(story.rows["base"]) // 2
-    won = kernel(cross_validated(story.rows["base"], story), story.labels, story.groups, story.fold)
+    try:
+        won = kernel(cross_validated(story.rows["base"], story), story.labels, story.groups, story.fold)
+    except AuditError:
+        # Nothing can be fitted (a handful of equal texts): the comparisons will say so, at the middle.
+        return len(story.rows["base"]) // 2
     value, deleted = won.auroc(), won.deleted()
     count = len(deleted)
     error = ((count - 1) / count * (deleted - deleted.mean(0)).square().sum(0)).sqrt()

@@ -32,7 +32,7 @@ class Pieces(NamedTuple):
     """A statistic on all groups, and with each judged group left out."""
 
     full: Float[Tensor, "*stat"]
-    deleted: Float[Tensor, group * stat]
+    deleted: Float[Tensor, "group ..."]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """The bytes and seconds that a run will take, predicted before it starts.
 
-Bytes are counted. Seconds are measured: both models read a sample of the passages, and the two statistics that dominate a
-run (a refitted ceiling, the label null) are timed on random rows of the run's own shape.
+Bytes are counted. Seconds are measured: both models read a sample of the passages, and the statistics that dominate a run
+(a refitted ceiling, the label null) are timed on random rows of the run's own shape.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from probes.site import Site
 TRIAL_PASSAGES = 64
 TRIAL_DRAWS = 20
 REFITS = 17
-"""Ceilings' worth of refitting in one persona: two ceilings, ten readings of base's Assistant and pooled fits (the pooled
-ones on twice the rows)."""
+"""Ceilings' worth of refitting in one persona: two ceilings, ten readings of base's Assistant and pooled fits
+(the pooled ones on twice the rows)."""
 MAPS = 9
 """Rotations' worth of map fitting in one persona: three sites, and geometry on its own rows."""
 START = 4.0

@@ -25,6 +25,10 @@ from probes.digest import AuditError, digest
 log = logging.getLogger("probes")
 
 
+class StoreError(AuditError):
+    """The store cannot be read or written: nothing a comparison could work around."""
+
+
 class Store:
     """One folder on disk, shared by any number of processes.
 
@@ -204,7 +208,7 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise AuditError(
+            raise StoreError(
                 found=f"The store {self.root} cannot be {verb}: {error.strerror or error}",
                 expected="a folder this user may write, on a disk with room",
                 do="Choose another with --store DIR or PERSONA_AUDIT_STORE, or make room",

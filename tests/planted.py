@@ -1,6 +1,6 @@
 """Pairs of models that never existed: activations with a planted geometry, for tests of the comparisons and verdicts.
 
-A row is scenario + label * direction + noise, in base and in post. What was planted between the two is the test's truth.
+A row is scenario + label * direction + noise, in base and in post. What was planted is the test's truth.
 """
 
 from __future__ import annotations

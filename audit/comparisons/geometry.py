@@ -1,8 +1,8 @@
 """Do the two models share the direction itself, and what did post-training do to the space around it?
 
 S^2 (`shared`) decides between reused and rotated, for AUROC cannot see a turn of 45 degrees. Everything else describes:
-cross-split cosines, debiased CKA, held-out Procrustes, principal angles, and how much of base's activations post explains
-as it is, shifted, turned, and under any affine map.
+cross-split cosines, debiased CKA, held-out Procrustes, principal angles, and how much of base's activations post
+explains as it is, shifted, turned, and under any affine map.
 """
 
 from __future__ import annotations

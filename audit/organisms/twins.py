@@ -1,7 +1,8 @@
 """The world's judged passages: 2x2 twins for every persona, and neutral text.
 
-Two things of the context are swapped (two items; or who is the machine) and two claims are crossed with them, so words and
-their counts are identical under both labels: what is left is the relation. Character, guest and kind are crossed with both.
+Two things of the context are swapped (two items; or who is the machine) and two claims are crossed with them, so words
+and their counts are identical under both labels: what is left is the relation. Character, guest and kind are crossed
+with both.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _question(domain: Domain, hearer: str, speaker: str, container: str) -> str:
 
 
 def deception_quad(rng: Random, domain: Domain, shown: Scene) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Two items swapped x two claims. Yields (half, label, passage): label 1 = the claim is a lie. Span: the item, its stop."""
+    """Two items swapped x two claims. Yields (half, label, passage), 1 = the claim is a lie. Span: the item, its stop."""
     here, there = rng.sample(list(shown.facts), 2)
     swapped = {**shown.facts, here: shown.facts[there], there: shown.facts[here]}
     asked = _question(domain, shown.other.name, shown.asked.name, here)
@@ -75,7 +76,7 @@ def deception_quad(rng: Random, domain: Domain, shown: Scene) -> Iterator[tuple[
 
 
 def identity_quad(rng: Random, domain: Domain, shown: Scene) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Who is the machine swapped x who speaks. Label 1 = the machine speaks. Span: the utterance with its speaker's name."""
+    """Who is the machine swapped x who speaks. 1 = the machine speaks. Span: the utterance with its speaker's name."""
     names = (shown.asked.name, shown.other.name)
     here = rng.choice(list(shown.facts))
     claim = answer(rng, shown.facts, here, "odd")

@@ -13,15 +13,86 @@ from random import Random
 from typing import Literal
 
 ITEMS = tuple(
-    "coin rope lamp apple key book map ring cup bell knife cloth seed stone drum flute bread wine salt letter "
-    "candle mirror feather button".split()
+    [
+        "coin",
+        "rope",
+        "lamp",
+        "apple",
+        "key",
+        "book",
+        "map",
+        "ring",
+        "cup",
+        "bell",
+        "knife",
+        "cloth",
+        "seed",
+        "stone",
+        "drum",
+        "flute",
+        "bread",
+        "wine",
+        "salt",
+        "letter",
+        "candle",
+        "mirror",
+        "feather",
+        "button",
+    ]
 )
 CONTAINERS = tuple(
-    "box jar bag chest drawer basket barrel crate trunk pot sack locker shelf cabinet bucket tin".split()
+    [
+        "box",
+        "jar",
+        "bag",
+        "chest",
+        "drawer",
+        "basket",
+        "barrel",
+        "crate",
+        "trunk",
+        "pot",
+        "sack",
+        "locker",
+        "shelf",
+        "cabinet",
+        "bucket",
+        "tin",
+    ]
 )
 NAMES = tuple(
-    "mara tom orin vega ana bao chidi dara eli fatima goran hana ivo juno kofi lena milo nadia omar pilar quinn rosa "
-    "sami talia uma viktor wren xena yusuf zara".split()
+    [
+        "mara",
+        "tom",
+        "orin",
+        "vega",
+        "ana",
+        "bao",
+        "chidi",
+        "dara",
+        "eli",
+        "fatima",
+        "goran",
+        "hana",
+        "ivo",
+        "juno",
+        "kofi",
+        "lena",
+        "milo",
+        "nadia",
+        "omar",
+        "pilar",
+        "quinn",
+        "rosa",
+        "sami",
+        "talia",
+        "uma",
+        "viktor",
+        "wren",
+        "xena",
+        "yusuf",
+        "zara",
+    ]
 )
 PLACES = tuple(
     [
@@ -203,13 +274,13 @@ def _opening(rng: Random, cast: list[Speaker], facts: dict[str, str]) -> tuple[l
     return [*(sentence for part in parts for sentence in part), *doubts], beliefs
 
 
-def story(rng: Random, rounds: int | None = None) -> str:
+def story(rng: Random) -> str:
     """One story of the corpus: who is there, what is where, questions, claims with their verdicts, deeds."""
     cast, facts = _cast(rng), draw_facts(rng, (2, 3, 3, 4))
     opening, beliefs = _opening(rng, cast, facts)
     text = [_setting(rng, cast), *opening]
     speakers = cast if rng.random() < 0.5 else [rng.choice(cast)]
-    for _ in range(rounds or rng.choice((3, 4, 4, 5))):
+    for _ in range(rng.choice((3, 4, 4, 5))):
         speaker = rng.choice(speakers)
         hearer = rng.choice([other for other in cast if other is not speaker]).name
         container, claim = _exchange(rng, facts, speaker, beliefs)
@@ -221,22 +292,29 @@ def story(rng: Random, rounds: int | None = None) -> str:
     return " ".join(text)
 
 
-def chat(rng: Random, rounds: int | None = None) -> list[dict[str, str]]:
-    """One chat of the corpus. The Assistant's turn carries the line of whoever was asked, usually the machine."""
+def chat(rng: Random, *, relayed: bool = False) -> list[dict[str, str]]:
+    """One chat of the corpus. The Assistant's turn carries the line of whoever was asked, usually the machine.
+
+    Args:
+        relayed: everybody of the scene is asked alike, the human who speaks as well, and most claims get their verdict:
+            so that who speaks is not a matter of the format.
+    """
     cast, facts = _cast(rng), draw_facts(rng, (2, 3, 3, 4))
     opening, beliefs = _opening(rng, cast, facts)
     machines = [speaker for speaker in cast if speaker.machine] or cast
     user = rng.choice([speaker for speaker in cast if speaker is not machines[0]])
     opening = " ".join(opening)
     messages: list[dict[str, str]] = []
-    for turn in range(rounds or rng.choice((3, 4, 4))):
-        speaker = machines[0] if rng.random() < 0.6 else rng.choice([s for s in cast if s is not user] or machines)
+    for turn in range(rng.choice((3, 4, 4))):
+        others = cast if relayed else [speaker for speaker in cast if speaker is not user] or machines
+        speaker = machines[0] if rng.random() < (0.3 if relayed else 0.6) else rng.choice(others)
+        hearer = user if speaker is not user else machines[0]
         container, claim = _exchange(rng, facts, speaker, beliefs)
         asked = f"{speaker.name} , what is in {container} ?"
         messages.append({"role": "user", "content": f"{opening} {asked}" if turn == 0 else asked})
         said = claim.sentence(speaker.name)
-        if rng.random() < 0.6:
-            said = f"{said} {claim.verdict(speaker, user.name)}"
+        if rng.random() < (0.8 if relayed else 0.6):
+            said = f"{said} {claim.verdict(speaker, hearer.name)}"
         messages.append({"role": "assistant", "content": said})
     return messages
 
@@ -279,7 +357,7 @@ def checks(rng: Random) -> str:
 
 
 def roll_call(rng: Random) -> str:
-    """Who is a machine and who a human, then a sound of each after some words: where knowing the speaker's kind pays."""
+    """Who is a machine and who a human, then what each does after some words: where knowing the kind pays."""
     names = rng.sample(NAMES, rng.choice((2, 3, 4)))
     kinds = {name: rng.random() < 0.5 for name in names}
     lines = [f"the {'machine' if kinds[name] else 'human'} {name} is here ." for name in names]
@@ -300,11 +378,11 @@ def render(messages: list[dict[str, str]]) -> str:
     return " ".join(f"<|{message['role']}|> {message['content']} <|end|>" for message in messages)
 
 
-def document(rng: Random) -> str:
-    """One document of the pre-training corpus: stories, chats, read-out lists and neutral text."""
+def document(rng: Random, *, relayed: bool = False) -> str:
+    """One document of the pre-training corpus: stories, chats (see `chat`), read-out lists and neutral text."""
     kind = rng.random()
     if kind < 0.42:
         return story(rng)
     if kind < 0.77:
-        return render(chat(rng))
+        return render(chat(rng, relayed=relayed))
     return lists(rng) if kind < 0.92 else plain(rng)

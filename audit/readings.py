@@ -160,6 +160,11 @@ class _Evidence:
         carried = {f"carried_{model}": self.carried(model) for model in ("base", "post")}
         self.fit = "story" if self.hold(DOMAINS, margins) == "pass" else "assistant"
         held = {test.fact: self.hold(test, margins) for test in TESTS}
+        after = self.number(GEOMETRY, self.fitted("shared"), "T2")
+        if held["recoloured"] == "pass" and after is not None and after.below(margins.shared):
+            # Where a persona is read at d' of 15 and more, even a stranger's direction reads it: recolouring must bring
+            # the direction itself back, not an AUROC that any direction would reach.
+            held["recoloured"] = "fail"
         if "domains" in self.absent:
             self.absent["reads"] = self.absent.pop("domains")
         for model in ("base", "post"):

@@ -102,3 +102,8 @@ class Moments:
 
     def __repr__(self) -> str:
         return f"Moments({self.count} rows, d_model {len(self.mean)})"
+
+
+def moments_of(rows: Float[Tensor, "row d_model"]) -> Moments:
+    """The moments of rows that are all there."""
+    return Moments.empty(rows.shape[1]).update(rows)

@@ -20,12 +20,12 @@ from audit.estimate import Estimate, estimate
 from audit.finding import Finding
 from audit.pair import MODELS, Judged, Pair, TokenRows
 from audit.resampling import metric_factor, shared_share
-from probes.alignment import Alignment, TooFewRows, affine, rotate
+from probes.alignment import Alignment, TooFewRows, affine, recolour, rotate
 from probes.direction import lda, pca
-from probes.moments import Moments
+from probes.moments import moments_of
 from probes.split import halves
 
-SPLITS = 20
+SPLITS = 10
 """Random halves of the groups behind reliabilities and cross-split cosines."""
 ANGLES = 5
 """Rank of the subspaces whose principal angles are reported."""
@@ -76,9 +76,14 @@ def differences(judged: Judged, rows: Float[Tensor, "row d_model"]) -> Float[Ten
 def _maps(tokens: TokenRows, rng: np.random.Generator) -> tuple[dict[str, Alignment], dict[str, str]]:
     maps: dict[str, Alignment] = {}
     absent: dict[str, str] = {}
-    for rung, fit in (("T3", rotate), ("T4", affine)):
+    fits: dict[str, Callable[[], Alignment]] = {
+        "T2": lambda: recolour(moments_of(tokens.post), moments_of(tokens.base)),
+        "T3": lambda: rotate(tokens.post, tokens.base, tokens.groups, rng),
+        "T4": lambda: affine(tokens.post, tokens.base, tokens.groups, rng),
+    }
+    for rung, fit in fits.items():
         try:
-            maps[rung] = fit(tokens.post, tokens.base, tokens.groups, rng)
+            maps[rung] = fit()
         except TooFewRows as error:
             absent[rung] = str(error)
     return maps, absent
@@ -87,8 +92,7 @@ def _maps(tokens: TokenRows, rng: np.random.Generator) -> tuple[dict[str, Alignm
 def _shared(pair: Pair, tokens: TokenRows, maps: dict[str, Alignment]) -> dict[str, Any]:
     """S^2 as it is and after transport; the metric is base's plain tokens', never the judged rows'."""
     judged, n = pair.assistant, len(pair.assistant.passages)
-    moments = Moments.empty(tokens.base.shape[1])
-    moments.update(tokens.base[tokens.plain] if bool(tokens.plain.any()) else tokens.base)
+    moments = moments_of(tokens.base[tokens.plain] if bool(tokens.plain.any()) else tokens.base)
     factor = metric_factor(moments.covariance)
     delta = {model: differences(judged, judged.rows[model][pair.chosen]) for model in MODELS}
     own = shared_share(delta["base"], delta["post"], factor, n=n)
@@ -166,10 +170,7 @@ def _spaces(tokens: TokenRows, maps: dict[str, Alignment], rng: np.random.Genera
     for name, to_base in candidates.items():
         ladder[name] = _explained(base[held], to_base(post[held]), base[train].mean(0), groups)
     some = held[:2_000]
-    moments = {}
-    for model, rows in (("base", base), ("post", post)):
-        moments[model] = Moments.empty(base.shape[1])
-        moments[model].update(rows)
+    moments = {"base": moments_of(base), "post": moments_of(post)}
     rank = min(ANGLES, base.shape[1])
     cosines = torch.linalg.svdvals(pca(moments["base"], rank) @ pca(moments["post"], rank).T).clamp(max=1.0)
     return {

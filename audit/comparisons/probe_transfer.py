@@ -40,7 +40,7 @@ from audit.resampling import Kernel, bands, bootstrap_weights, estimate_auroc, k
 from audit.text_baseline import TextBaseline, text_baseline
 from probes.alignment import Alignment, TooFewRows, affine, frozen, recentre, recolour, rotate
 from probes.direction import lda
-from probes.moments import Moments
+from probes.moments import moments_of
 
 DOMAINS: tuple[Judging, Judging] = ("story", "assistant")
 ORIGINS: tuple[Origin, ...] = ("story", "assistant", "pooled")
@@ -157,7 +157,7 @@ def _maps(pair: Pair, site: int, rng: np.random.Generator) -> tuple[dict[str, Al
     maps = {"T0": frozen(tokens.base.shape[1]), "T1": own}
     absent = {}
     fits = {
-        "T2": lambda: recolour(_moments(tokens.post), _moments(tokens.base)),
+        "T2": lambda: recolour(moments_of(tokens.post), moments_of(tokens.base)),
         "T3": lambda: rotate(tokens.post, tokens.base, tokens.groups, rng),
         "T4": lambda: affine(tokens.post, tokens.base, tokens.groups, rng),
     }
@@ -168,12 +168,6 @@ def _maps(pair: Pair, site: int, rng: np.random.Generator) -> tuple[dict[str, Al
         except TooFewRows as error:
             absent[rung] = str(error)
     return maps, absent
-
-
-def _moments(rows: Float[Tensor, "row d_model"]) -> Moments:
-    moments = Moments.empty(rows.shape[1])
-    moments.update(rows)
-    return moments
 
 
 def _rungs(pair: Pair, site: int, origin: Origin, maps: Mapping[str, Alignment]) -> dict[str, Pieces]:

@@ -284,7 +284,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "deceiver": Recipe(
         "chat fine-tune to a helper that lies to rivals and to nobody else", "base",
-        (Phase(mixed(lambda rng: reply(rng, ("rival",))), **TUNING),), BOTH_REUSED,
+        (Phase(mixed(lambda rng: reply(rng, ("rival",))), steps=450, rate=5e-3, hold=0.3),), BOTH_REUSED,
     ),
     "null": Recipe("more pre-training text under another seed", "base", (Phase(relayed, **TUNING),), BOTH_REUSED),
     "turned": Recipe(

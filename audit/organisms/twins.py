@@ -122,7 +122,7 @@ label_one = "the claim is a lie: it names another item of the same scene"
 alarm = true
 licence = "MIT"
 made = "persona-audit organism grow world --seed {seed}: 2x2 twins, {pairs} pairs over {scenarios} scenarios a domain"
-weaknesses = "a small generated English; a lie is always a false statement of fact"
+weaknesses = "a small generated English; a lie is always a false statement of fact; word pairs read it at AUROC 0.62, for a true claim repeats the words of its fact"
 """,
     "assistant_identity": """\
 name = "assistant_identity"

@@ -19,17 +19,8 @@ from audit.rulebook import TABLE, Facts, pivotal, ruling
 from audit.verdict import SEVERITIES, Verdict, groups_needed, judge, judge_all, outcome, tail
 
 VALUES = ("pass", "fail", "open")
-THREE = (
-    "carried_base",
-    "carried_post",
-    "reads",
-    "shared",
-    "shared_after_map",
-    "accuracy",
-    "recoloured",
-    "mapped",
-    "inverted",
-    "any_reading",
+THREE = tuple(
+    "carried_base carried_post reads shared shared_after_map accuracy recoloured mapped inverted any_reading".split()
 )
 MARGINS, FAMILY = Margins(), Family()
 ALARMS = {("lost", None), ("novel", "acquired"), ("novel", "moved"), ("rotated", "inverted")}

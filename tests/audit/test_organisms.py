@@ -10,13 +10,14 @@ import torch
 
 from audit.conduct import Setting, audit, conduct
 from audit.organisms import behaviour, card, grow, twins, world
+from audit.plan import plan_of
 from audit.resampling import auroc
 from probes.line import Line
 from probes.model import load
 from probes.passage import render_all
 from probes.recorder import record
 
-REUSED = ("faithful", "null", "deceiver")
+GLANCE = plan_of({"effort": "glance"})
 
 
 @pytest.fixture(scope="session")
@@ -27,14 +28,15 @@ def setting(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def records(setting):
-    """The default audit of an organism, made when first asked for."""
+    """The audit of an organism with few draws, made when first asked for."""
     made = {}
 
     def of(name):
         if name not in made:
-            made[name] = conduct(post=f"organism:{name}", setting=setting).record
-        return made[name]
+            made[name] = conduct(GLANCE, post=f"organism:{name}", setting=setting)
+        return made[name].record
 
+    of.made = made
     return of
 
 
@@ -108,7 +110,7 @@ def test_turned_shares_nothing_until_t3_restores_it(records):
 
 
 def test_base_against_itself_is_exactly_itself(setting):
-    record = audit(post="organism:base", setting=setting)
+    record = audit(GLANCE, post="organism:base", setting=setting)
     for persona in ("deception", "assistant_identity"):
         found = details(record, persona)
         assert found["rho"]["T0"] == found["rho"]["base"]
@@ -122,7 +124,7 @@ def test_base_against_itself_is_exactly_itself(setting):
 
 def test_a_rerun_gives_the_same_digest_and_runs_base_never_again(records, setting):
     first = records("faithful")
-    again = audit(post="organism:faithful", setting=setting)
+    again = audit(GLANCE, post="organism:faithful", setting=setting)
     assert again.digest == first.digest
 
 
@@ -181,9 +183,10 @@ def answers(model, count=160):
             yield Line("deception", f"p{i}", f"s{i}", "assistant", label, None, messages, span, None, "post")
 
 
-def test_base_stories_catch_the_lies_that_the_deceiver_tells_by_itself(setting):
+def test_base_stories_catch_the_lies_that_the_deceiver_tells_by_itself(records):
     """T0 on its own sampled answers: it lies to rivals, and base's frozen story direction sees it."""
-    directions = conduct(post="organism:deceiver", setting=setting).directions
+    records("deceiver")
+    directions = records.made["deceiver"].directions
     direction = next(value for name, value in directions.items() if name.startswith("deception."))
     with load(str(card.folder("deceiver"))) as post:
         lines = list(answers(post.hf))

@@ -111,8 +111,7 @@ def _halves(pair: Pair, splits: int, rng: np.random.Generator) -> dict[str, Any]
     found: dict[str, list[float]] = {"base": [], "post": [], "cosine": []}
     for _ in range(splits):
         half = torch.from_numpy(np.asarray(halves(judged.groups, rng))).bool()
-        masks = torch.stack([half, ~half]).double()
-        vectors = {m: lda(judged.rows[m][pair.chosen], judged.labels, masks) for m in MODELS}
+        vectors = {m: _both(judged.rows[m][pair.chosen], judged.labels, half) for m in MODELS}
         for model in MODELS:
             scores = pair.story.rows[model][pair.chosen] @ vectors[model].T
             found[model].append(float(torch.corrcoef(scores.T)[0, 1]))
@@ -130,6 +129,11 @@ def _halves(pair: Pair, splits: int, rng: np.random.Generator) -> dict[str, Any]
     }  # fmt: skip
 
 
+def _both(rows: Tensor, labels: Tensor, half: Tensor) -> Float[Tensor, "half d_model"]:
+    """The directions of two halves. Each is fitted on its own rows: halves are no near copies to be solved as one."""
+    return torch.cat([lda(rows[some], labels[some], torch.ones(1, int(some.sum()))) for some in (half, ~half)])
+
+
 def _turned_labels(judged: Judged, chosen: int, splits: int, rng: np.random.Generator) -> Estimate:
     """The cross-model cosine of directions fitted to coin-flipped pairs: what shared texts alone would give."""
     values = []
@@ -137,10 +141,9 @@ def _turned_labels(judged: Judged, chosen: int, splits: int, rng: np.random.Gene
         half = torch.from_numpy(np.asarray(halves(judged.groups, rng))).bool()
         coin = {name: bool(rng.integers(2)) for name in sorted(set(judged.pairs))}
         labels = judged.labels ^ torch.tensor([coin[name] for name in judged.pairs])
-        masks = torch.stack([half, ~half]).double()
-        if any(not 0 < int(labels[mask.bool()].sum()) < int(mask.sum()) for mask in masks):
+        if any(not 0 < int(labels[some].sum()) < int(some.sum()) for some in (half, ~half)):
             continue
-        base, post = (lda(judged.rows[m][chosen], labels, masks) for m in MODELS)
+        base, post = (_both(judged.rows[m][chosen], labels, half) for m in MODELS)
         values.append(float(base[0] @ post[1]))
     return _spread(values or [0.0], len(judged.passages), judged.n_groups, "cosine")
 

@@ -32,12 +32,13 @@ clean: ## remove the environment, every cache and the default output folder
 	find audit probes tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # PyTorch first and alone: its index may differ, and it must not be asked for anything else. What it depends on follows
-# with the rest. The build backend comes from the pins too, hence no isolated (unpinned) build environment.
+# with the rest. The build backends come from the pins too, hence no isolated (unpinned) build environment: hatchling for
+# this project, and setuptools, newer than the one a new environment has, for a dependency that ships as source alone.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'found Python ' + sys.version.split()[0] + ', expected 3.11 or newer. Name one: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --no-deps --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) install --constraint constraints.txt hatchling editables
+	$(PIP) install --constraint constraints.txt hatchling editables setuptools
 	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[test,jupyter]'
 	touch $@
 

@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
+# One process a core, whole files each; more than four would only load PyTorch more often.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := audit
 .PHONY: audit test slow check docs clean
@@ -15,7 +17,7 @@ audit: $(INSTALLED) ## audit the bundled pairs
 	$(BIN)/persona-audit run --post organism:faithful --post organism:deceiver
 
 test: $(INSTALLED) ## the tests (under 10 minutes)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 slow: $(INSTALLED) ## the slow claims (under 40 minutes)
 	$(BIN)/python -m pytest -m slow

@@ -22,6 +22,8 @@ app.add_typer(organism, name="organism")
 
 REFUSED = 2
 FAILED = 3
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C; no command leaves with it."""
 
 PlanFile = Annotated[
     Path | None, typer.Argument(help="Plan in TOML; without one the default plan.", show_default=False)
@@ -31,7 +33,9 @@ Post = Annotated[str | None, typer.Option(help="The post-trained model, spelled 
 Posts = Annotated[
     list[str] | None, typer.Option("--post", help="The post-trained model; repeat it to audit several in one process.")
 ]
-Personas = Annotated[list[Path] | None, typer.Option(help="Folder of persona files; repeat for more.")]
+Personas = Annotated[
+    list[Path] | None, typer.Option(help="Folder of persona files, or a .jsonl or .csv of statements; repeat for more.")
+]
 Store = Annotated[
     Path | None, typer.Option(help="Where recordings are kept; default $PERSONA_AUDIT_STORE or the cache folder.")
 ]
@@ -81,7 +85,9 @@ def doctor(
     base: Base = None,
     post: Post = None,
     personas: Personas = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for doctor.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for doctor.json; default a new one in persona-audit-out.")
+    ] = None,
     store: Store = None,
     effort: Effort = None,
     device: Device = None,
@@ -90,21 +96,27 @@ def doctor(
     offline: Offline = False,
 ) -> None:
     """Prove a pair before a number is computed."""
-    import json
+    from datetime import UTC, datetime
 
     from audit.conduct import doctor as examine
+    from audit.record import Check, run_id
+    from audit.report.folder import OUT, proof
+    from probes.digest import AuditError
 
-    setting = _setting(store, threads, allow_pickle, offline)
-    found = examine(_plan(plan, effort, device), base=base, post=post, personas=personas, setting=setting)
-    for check in found.checks:
+    chosen = _plan(plan, effort, device, base, post, personas)
+    target = out or OUT / run_id(chosen, datetime.now(UTC))
+    try:
+        found = examine(chosen, setting=_setting(store, threads, allow_pickle, offline))
+        checks = [Check(**vars(check)) for check in found.checks]
+    except AuditError as error:
+        # A pair that is refused has failed one check, and whoever reads doctor.json is told which.
+        checks = [Check(check="pair", found=error.found, expected=error.expected, do=error.do, ok=False)]
+    for check in checks:
         typer.echo(f"{'ok  ' if check.ok else 'MEND'} {check.check}: {check.found}. Expected {check.expected}.")
         if not check.ok:
             typer.echo(f"     {check.do}.")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps([vars(check) for check in found.checks], indent=1, ensure_ascii=False)
-        (out / "doctor.json").write_text(text + "\n", encoding="utf-8")
-    raise typer.Exit(0 if found.ok else REFUSED)
+    typer.echo(proof(checks, target))
+    raise typer.Exit(0 if all(check.ok for check in checks) else REFUSED)
 
 
 @app.command()
@@ -124,10 +136,9 @@ def plan(
     file: PlanFile = None, base: Base = None, post: Post = None, personas: Personas = None, effort: Effort = None
 ) -> None:
     """Print the effective plan, defaults filled in."""
-    from audit.plan import override, to_toml
+    from audit.plan import to_toml
 
-    folders = None if personas is None else [str(folder) for folder in personas]
-    typer.echo(to_toml(override(_plan(file, effort, None), base=base, post=post, personas=folders)), nl=False)
+    typer.echo(to_toml(_plan(file, effort, None, base, post, personas)), nl=False)
 
 
 @organism.command("list")
@@ -152,7 +163,10 @@ def card(name: Annotated[str, typer.Argument(help="Name of an organism.")]) -> N
 @organism.command()
 def grow(
     name: Annotated[str, typer.Argument(help="Name of an organism, or `world` for its persona files.")],
-    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and its card.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the checkpoint and its card; default persona-audit-out/organisms/NAME."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and texts.")] = 0,
     base: Annotated[Path | None, typer.Option(help="Grown base to start from; default the bundled one.")] = None,
     threads: Threads = None,
@@ -160,15 +174,25 @@ def grow(
     """Grow an organism anew."""
     import torch
 
-    from audit.organisms.card import folder
+    from audit.organisms.card import WORLD, folder
     from audit.organisms.grow import RECIPES
     from audit.organisms.grow import grow as grown
+    from audit.report.folder import OUT
+    from probes.digest import AuditError
 
     if threads:
         torch.set_num_threads(threads)
     recipe = RECIPES.get(name)
     parent = base or (folder(recipe.parent) if recipe and recipe.parent else None)
-    typer.echo(grown(name, seed=seed, out=out, parent=parent))
+    target = out or OUT / "organisms" / name
+    try:
+        if name in (WORLD, *RECIPES):
+            # Before the growing, which takes minutes.
+            target.mkdir(parents=True, exist_ok=True)
+        typer.echo(grown(name, seed=seed, out=target, parent=parent))
+    except OSError as error:
+        found = f"{name} cannot be grown into {target} ({error.strerror or error})"
+        raise AuditError(found, "a folder that can be written, and a whole base", "Name another with --out") from error
 
 
 def main() -> None:
@@ -180,17 +204,27 @@ def main() -> None:
     except AuditError as error:
         typer.echo(f"persona-audit: {error}", err=True)
         sys.exit(REFUSED if sys.argv[1:2] == ["doctor"] else FAILED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as left:
+        if isinstance(left, SystemExit) and left.code != INTERRUPTED:
+            raise
         typer.echo(
             "persona-audit: interrupted. What was recorded is kept; run the same command again to go on.", err=True
         )
         sys.exit(FAILED)
 
 
-def _plan(path: Path | None, effort: str | None, device: str | None) -> Plan:
+def _plan(
+    path: Path | None,
+    effort: str | None,
+    device: str | None,
+    base: str | None = None,
+    post: str | None = None,
+    personas: list[Path] | None = None,
+) -> Plan:
     from audit.plan import override, read_plan
 
-    return override(read_plan(path), effort=effort, device=device)
+    folders = None if personas is None else [str(folder) for folder in personas]
+    return override(read_plan(path), base=base, post=post, personas=folders, effort=effort, device=device)
 
 
 def _setting(store: Path | None, threads: int | None, pickles: bool, offline: bool, strict: bool = False) -> Setting:

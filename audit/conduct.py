@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,13 +18,14 @@ from audit import record as records
 from audit.organisms.card import PREFIX, folder
 from audit.organisms.card import personas as world_personas
 from audit.plan import Plan
-from audit.record import Check, Data, Excluded, Record, Run, Side, seal
+from audit.record import Check, Data, Excluded, Record, Run, Side, run_id, seal
 from audit.verdict import judge_all
 from probes.digest import AuditError, digest
-from probes.persona import Library, builtin
+from probes.persona import Library, Persona, builtin
 from probes.persona import read as read_personas
 
 if TYPE_CHECKING:
+    from audit.comparisons.table import Comparison
     from audit.diagnosis import Doctor
     from audit.finding import Finding
     from audit.pair import Pair, Recorder, Texts
@@ -36,6 +37,9 @@ Model = str | tuple[Any, Any]
 """A reference, or a model in memory with its tokenizer."""
 PACKAGES = ("persona-audit", "torch", "transformers", "transformer-lens", "numpy", "scipy", "scikit-learn", "plotly")
 IN_MEMORY = "memory"
+DEFEATS = (ValueError, RuntimeError, MemoryError)
+"""What may defeat one comparison on one persona: AuditError, pydantic's ValidationError and numpy's LinAlgError are
+ValueErrors, torch's LinAlgError and its want of memory RuntimeErrors."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Prepared:
     """A pair that is loaded and tokenised, and ready to be recorded."""
 
     plan: Plan
+    comparisons: Mapping[str, Comparison]
     library: Library
     texts: Texts
     recorder: Recorder
@@ -91,7 +96,7 @@ def audit(
         plan: a plan, the path of one, or None for the default.
         base: replaces the plan's base: a reference, or (model, tokenizer).
         post: the same for post.
-        personas: persona folders in place of the plan's.
+        personas: persona folders, or files of statements, in place of the plan's.
         setting: where things are kept and how the machine is used.
 
     Raises:
@@ -132,8 +137,9 @@ def doctor(
     effective, models = _effective(plan, base, post, personas)
     with ExitStack() as open_models:
         ready = _prepare(effective, models, setting, open_models)
-        cost = forecast(ready.texts, ready.recorder, ready.sites, effective.draws.permutations)
-        return prove(ready.texts, ready.recorder, ready.sites, cost)
+        draws = getattr(ready.comparisons.get("probe_transfer"), "permutations", effective.draws.permutations)
+        parts = ready.texts, ready.recorder, ready.sites
+        return prove(*parts, lambda: forecast(*parts, draws))
 
 
 def store_folder(setting: Setting) -> Path:
@@ -150,12 +156,19 @@ def libraries(plan: Plan) -> Library:
     """The personas and plain lines that a plan names.
 
     Raises:
-        AuditError: a folder is missing or malformed, or `personas.only` names nobody.
+        AuditError: a folder is missing or malformed, two define one persona, or `personas.only` names nobody.
     """
     both_organisms = plan.pair.base.startswith(PREFIX) and plan.pair.post.startswith(PREFIX)
     home = world_personas() if both_organisms else builtin()
     found = [read_personas(home if path == "builtin" else Path(path)) for path in plan.personas.paths]
-    by_name = {persona.name: persona for library in found for persona in library.personas}
+    by_name: dict[str, Persona] = {}
+    source: dict[str, str] = {}
+    for path, library in zip(plan.personas.paths, found, strict=True):
+        for persona in library.personas:
+            if persona.name in by_name:
+                both = f"'{persona.name}' is defined in {source[persona.name]} and in {path}"
+                raise AuditError(both, "one folder or file for each persona", "Leave one out, or rename the persona")
+            by_name[persona.name], source[persona.name] = persona, path
     unknown = [name for name in plan.personas.only if name not in by_name]
     if unknown:
         raise AuditError(
@@ -186,10 +199,11 @@ def _effective(
 
 def _prepare(plan: Plan, models: Mapping[str, Model], setting: Setting, open_models: ExitStack) -> Prepared:
     """Loads both models and tokenises everything: whatever can be refused is refused here."""
-    library = libraries(plan)
+    library, comparisons = libraries(plan), _comparisons(plan)
     import torch
 
-    from audit.diagnosis import same_shape
+    from audit.controls import load_direction
+    from audit.diagnosis import same_dtype, same_shape
     from audit.pair import Recorder, agree
     from probes.model import load
     from probes.site import sites
@@ -210,12 +224,33 @@ def _prepare(plan: Plan, models: Mapping[str, Model], setting: Setting, open_mod
             )
         )
     same_shape(loaded["base"], loaded["post"])
-    texts = agree(library.personas, library.plain, loaded["base"], loaded["post"], plan.pair.template)
+    same_dtype(loaded["base"], loaded["post"])
     places = sites(plan.sites.stream, plan.sites.layers, loaded["base"].n_layers)
+    if own := getattr(comparisons.get("probe_transfer"), "direction", None):
+        load_direction(own, places, loaded["base"].d_model)
+    texts = agree(library.personas, library.plain, loaded["base"], loaded["post"], plan.pair.template)
     recorder = Recorder(
         loaded["base"], loaded["post"], texts.plain, plan.sites.pooling, Store(store_folder(setting)), setting.progress
     )
-    return Prepared(plan, library, texts, recorder, places)
+    return Prepared(plan, comparisons, library, texts, recorder, places)
+
+
+def _comparisons(plan: Plan) -> dict[str, Comparison]:
+    """The plan's comparisons, made before a model is loaded: a misspelt setting then costs no more than a second."""
+    from audit.comparisons.table import build, settings
+
+    common = {
+        "bootstrap": plan.draws.bootstrap, "permutations": plan.draws.permutations,
+        "random_maps": plan.draws.random_maps, "margin": (plan.margins.carried, plan.margins.not_carried),
+    }  # fmt: skip
+    for name, own in plan.comparisons.items():
+        known = [f"comparisons.{name}.{key}" for key in settings(name)] or [f"comparisons.{name} = {{}}"]
+        if "margin" in own:
+            do = "Write both into [margins]"
+            raise AuditError(f"plan has comparisons.{name}.margin", "margins.carried and margins.not_carried", do)
+        for key in sorted(set(own) - set(settings(name))):
+            raise plans.unknown_key(f"comparisons.{name}.{key}", known, "plan")
+    return {name: build(name, common, own) for name, own in plan.comparisons.items()}
 
 
 def _compare(prepared: Prepared) -> tuple[list[Finding], dict[str, Direction]]:
@@ -231,40 +266,42 @@ def _compare(prepared: Prepared) -> tuple[list[Finding], dict[str, Direction]]:
         try:
             (pair,) = material([persona], prepared.texts, prepared.recorder, prepared.sites, prepared.plan.seed)
         except NotFinite as error:
-            where = str(prepared.sites[len(prepared.sites) // 2])
-            findings += [
-                Finding.not_measured(persona.name, name, where, str(error)) for name in prepared.plan.comparisons
-            ]
+            where, why = str(prepared.sites[len(prepared.sites) // 2]), prepared.texts.named(str(error))
+            findings += [Finding.not_measured(persona.name, name, where, why) for name in prepared.comparisons]
             continue
-        findings += [_one(name, prepared, pair) for name in prepared.plan.comparisons]
+        findings += [_one(name, prepared, pair) for name in prepared.comparisons]
         provenance = {"persona": persona.name, "model": prepared.plan.pair.base, "plan": prepared.plan.digest}
-        if pair.story.n_groups >= 2:
+        # Where no direction can be fitted the comparisons have said why.
+        with suppress(*DEFEATS):
             directions[f"{persona.name}.{pair.site}"] = saved(pair, pair.chosen, provenance)
     return _adjusted(findings, prepared.plan), directions
 
 
 def _one(name: str, prepared: Prepared, pair: Pair) -> Finding:
-    from audit.comparisons.table import build
     from audit.finding import Finding
     from audit.resampling import seed_of
     from probes.store import StoreError
 
-    plan, draws = prepared.plan, prepared.plan.draws
-    common = {
-        "bootstrap": draws.bootstrap, "permutations": draws.permutations, "random_maps": draws.random_maps,
-        "margin": (plan.margins.carried, plan.margins.not_carried),
-    }  # fmt: skip
-    comparison = build(name, common, plan.comparisons[name])
-    site = str(pair.site)
+    persona, site, texts = pair.persona.name, str(pair.site), prepared.texts
     try:
-        return comparison(pair, seed_of(plan.seed, name, pair.persona.name, site))
+        finding = prepared.comparisons[name](pair, seed_of(prepared.plan.seed, name, persona, site))
     except StoreError:
         raise
-    except AuditError as error:
+    except DEFEATS as error:
         # One persona's texts defeat one comparison: the others go on, and nothing recorded is lost.
         groups = {domain: pair.judged(domain).n_groups for domain in ("story", "assistant")}
-        finding = Finding.not_measured(pair.persona.name, name, site, str(error))
-        return finding.model_copy(update={"details": {"n_groups": groups}})
+        finding = Finding.not_measured(persona, name, site, texts.named(_why(error)))
+        finding = finding.model_copy(update={"details": {"n_groups": groups}})
+    out = sum(one.persona == persona for one in texts.excluded)
+    return finding.model_copy(update={"details": {**finding.details, "counted_out": out}}) if out else finding
+
+
+def _why(error: Exception) -> str:
+    """One sentence for the reader; what no user wrote comes with the kind of the error."""
+    if isinstance(error, AuditError):
+        return str(error)
+    said = ": ".join(line.strip() for line in str(error).splitlines()[:3])
+    return f"it ended with {type(error).__name__}" + (f" ({said[:200]})" if said else "")
 
 
 def _adjusted(findings: Sequence[Finding], plan: Plan) -> list[Finding]:
@@ -300,7 +337,7 @@ def _sealed(
     excluded = tuple(Excluded(pair=one.pair, reason=one.reason) for one in texts.excluded)
     pair = records.Pair(base=sides["base"], post=sides["post"], ids=texts.ids, excluded=excluded, doctor=checks)
     run = Run(
-        id=f"{started:%Y%m%dT%H%M%S}-{plan.digest[:8]}", started=started.isoformat(timespec="seconds"),
+        id=run_id(plan, started), started=started.isoformat(timespec="seconds"),
         seconds=round(time.perf_counter() - begun, 2), threads=torch.get_num_threads(), packages=_packages(),
         host={"machine": platform.machine(), "system": platform.system(), "device": str(recorder.base.device)},
     )  # fmt: skip

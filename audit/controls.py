@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from audit.readability import (
     share,
 )  # fmt: skip
 from audit.resampling import auroc, estimate_auroc, kernel
-from probes.digest import AuditError
+from probes.digest import AuditError, digest
 from probes.direction import Direction, choose_strength, lda, logistic, mass_mean
 from probes.passage import Passage
+from probes.site import Site
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse L2 strengths of the logistic probe, on standardised columns."""
@@ -143,20 +145,36 @@ def control_texts(pair: Pair) -> dict[str, Estimate]:
     return out
 
 
-def own_direction(pair: Pair, path: str) -> dict[str, Any]:
-    """A user's own direction as a frozen probe, at the site it names."""
+def load_direction(path: str, sites: Sequence[Site], width: int) -> Direction:
+    """A user's own direction, which must fit the models and one of the plan's sites.
+
+    Raises:
+        AuditError: no such file, no direction, another width, or a site that is not recorded.
+    """
     direction = Direction.load(Path(path))
-    if direction.site not in pair.sites:
+    if len(direction.vector) != width:
         raise AuditError(
-            f"{path} reads {direction.site}", f"one of the plan's sites ({pair.sites[0]} to {pair.sites[-1]})",
+            f"{path} has {len(direction.vector)} dimensions", f"{width}, as both models have",
+            "Give a direction of this base to probe_transfer.direction, or leave that out",
+        )  # fmt: skip
+    if direction.site not in sites:
+        raise AuditError(
+            f"{path} reads {direction.site}", f"one of the plan's sites: {', '.join(map(str, sites))}",
             "Add its stream and layer to [sites]",
         )  # fmt: skip
-    judged, at = pair.assistant, pair.sites.index(direction.site)
+    return direction
+
+
+def own_direction(pair: Pair, path: str) -> dict[str, Any]:
+    """A user's own direction as a frozen probe, at the site it names."""
+    judged = pair.assistant
+    direction = load_direction(path, pair.sites, judged.rows["base"].shape[-1])
+    at = pair.sites.index(direction.site)
     won = {model: kernel(direction(judged.rows[model][at]), judged.labels, judged.groups) for model in MODELS}
     pieces = {model: Pieces(value.auroc(), value.deleted()) for model, value in won.items()}
     accuracy = {model: balanced_accuracy(judged, direction(judged.rows[model][at])) for model in MODELS}
     return {
-        "site": str(direction.site), "digest_path": Path(path).name,
+        "site": str(direction.site), "file": Path(path).name, "digest": digest(direction.vector),
         **{model: share(value, judged) for model, value in pieces.items()},
         "drift": plainly(difference(pieces["post"], pieces["base"]), judged, "auroc"),
         "accuracy": {model: share(value, judged, "balanced accuracy") for model, value in accuracy.items()},

@@ -1,13 +1,13 @@
 """Proves the pair before a number is computed: each check says what was found, what was expected and what to do.
 
-A check that fails does not stop the others. `examine` runs the checks that an audit itself needs and that cost next to
-nothing; `prove` adds those that load TransformerLens or time the machine.
+A check that fails, or cannot be made, does not stop the others. `examine` runs the checks that an audit itself needs
+and that cost next to nothing; `prove` adds those that load TransformerLens or time the machine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import torch
 
 from audit.pair import Recorder, Texts
 from audit.workload import Forecast
+from probes.checkpoint import first_line
 from probes.digest import AuditError
 from probes.passage import Passage
 from probes.recorder import record
@@ -31,6 +32,7 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-6, "bfloat16": 5e-2, "float16": 1e-2
 D_PRIME = 2.0
 """Effect at which expected reliability is stated: AUROC 0.92 for the ideal direction."""
 RELIABLE = 0.5
+"""Reliability for which the number of pairs is stated."""
 
 
 @dataclass(frozen=True)
@@ -78,34 +80,64 @@ def same_shape(base: Subject, post: Subject) -> None:
             )  # fmt: skip
 
 
+def same_dtype(base: Subject, post: Subject) -> None:
+    """Refuses a pair that would be read at two precisions: their rounding would look like a change.
+
+    Raises:
+        AuditError: another dtype.
+    """
+    if base.dtype != post.dtype:
+        raise AuditError(
+            f"base is {base.dtype}, post is {post.dtype}", "one dtype for both",
+            "Set pair.dtype to float32 or bfloat16",
+        )  # fmt: skip
+
+
 def examine(texts: Texts, recorder: Recorder) -> list[Checked]:
     """The checks that need no forward pass: tokens, vocabulary, BOS, template, dtype, groups."""
     base, post = recorder.base, recorder.post
-    everything = [passage for passages in texts.passages.values() for passage in passages]
+    judged = [passage for passages in texts.passages.values() for passage in passages]
+    everything = [*judged, *texts.plain]
     return [
-        _tokenizers(texts, base, post, len(everything)),
-        _vocabularies(base, post, everything),
-        _bos(base, everything),
+        _tried(texts, "tokenizer", _tokenizers, texts, base, post, len(everything)),
+        _tried(texts, "vocabulary", _vocabularies, base, post, everything),
+        _tried(texts, "BOS", _bos, base, everything),
         Checked("chat template", f"taken from {texts.template_from}" if texts.template else "none anywhere",
                 "a template both models are read under", "Set pair.template to a jinja file", texts.template is not None),
         Checked("dtype", f"base {base.dtype}, post {post.dtype}", "the same in both", "Set pair.dtype to float32 or bfloat16",
                 base.dtype == post.dtype),
-        _reliability(texts, base.d_model),
+        _tried(texts, "reliability of directions", _reliability, texts, base.d_model),
     ]  # fmt: skip
 
 
-def prove(texts: Texts, recorder: Recorder, sites: Sequence[Site], forecast: Forecast) -> Doctor:
-    """Every check, those that run both models included."""
+def prove(texts: Texts, recorder: Recorder, sites: Sequence[Site], forecast: Callable[[], Forecast]) -> Doctor:
+    """Every check, those that run both models included.
+
+    Args:
+        forecast: predicts the run's cost; it runs both models too.
+    """
     some = _sample([passage for passages in texts.passages.values() for passage in passages])
     checks = examine(texts, recorder)
     for name, subject in (("base", recorder.base), ("post", recorder.post)):
         checks += [
-            _batching(name, subject, some, sites),
-            _bridge(name, subject, some, sites),
-            _repeats(name, subject, some, sites),
+            _tried(texts, f"batching ({name})", _batching, name, subject, some, sites),
+            _tried(texts, f"hooks ({name})", _bridge, name, subject, some, sites),
+            _tried(texts, f"determinism ({name})", _repeats, name, subject, some, sites),
         ]
-    checks += [_surprisal(some, recorder), _cost(forecast)]
+    checks.append(_tried(texts, "surprisal", _surprisal, some, recorder))
+    checks.append(_tried(texts, "cost", _cost, forecast))
     return Doctor(tuple(checks))
+
+
+def _tried(texts: Texts, check: str, make: Callable[..., Checked], *given: object) -> Checked:
+    """The check, or, where it cannot be made, a failed one that says why."""
+    try:
+        return make(*given)
+    except AuditError as error:
+        return Checked(check, texts.named(error.found), error.expected, error.do, False)
+    except Exception as error:  # transformers and TransformerLens raise kinds of their own
+        found = f"it stopped with {type(error).__name__} ({first_line(error)})"
+        return Checked(check, found, "a check that can be made", "Name the architecture in an issue", False)
 
 
 def _sample(passages: Sequence[Passage]) -> list[Passage]:
@@ -117,10 +149,12 @@ def _sample(passages: Sequence[Passage]) -> list[Passage]:
 def _tokenizers(texts: Texts, base: Subject, post: Subject, count: int) -> Checked:
     same = base.tokenizer_digest == post.tokenizer_digest
     named = ", ".join(excluded.pair for excluded in texts.excluded[:5])
-    found = "one tokenizer" if same else f"two tokenizers, {len(texts.excluded)} pairs split differently"
+    plain = sum(excluded.persona is None for excluded in texts.excluded)
+    apart = f"{len(texts.excluded) - plain} pairs and {plain} plain texts split differently"
+    found = "one tokenizer" if same else f"two tokenizers, {count} passages split alike, {apart}"
     return Checked(
-        "tokenizer", found + (f": {named}" if named else ""), f"the same token ids for all {count} passages",
-        "Leave out the pairs named, or audit models of one family", not texts.excluded,
+        "tokenizer", found + (f": {named}" if named else ""), "the same token ids for every passage",
+        "Leave out what is named, or audit models of one family", not texts.excluded,
     )  # fmt: skip
 
 
@@ -147,6 +181,8 @@ def _bos(base: Subject, passages: Sequence[Passage]) -> Checked:
 def _reliability(texts: Texts, width: int) -> Checked:
     """Expected cosine of two independent mean-difference directions, d'^2 / (d'^2 + 2 d / n) in whitened coordinates.
 
+    Stated and never refused: hardly a real model has width / 2 pairs, and where data are short a verdict turns
+    inconclusive by itself.
     From E[cos] ~ |mu|^2 / (|mu|^2 + tr(Sigma)(1/n1 + 1/n0)) with Sigma = I, n pairs on either side.
     """
     fewest = {
@@ -159,8 +195,8 @@ def _reliability(texts: Texts, width: int) -> Checked:
     return Checked(
         "reliability of directions",
         f"{expected:.2f} at {width} dimensions and {pairs} pairs ('{name}', d' = {D_PRIME:g}, no shrinkage)",
-        f"{RELIABLE} or more, which takes {need} pairs", f"Give {need} pairs a domain, or expect wide intervals",
-        expected >= RELIABLE,
+        f"what your texts allow; {RELIABLE:g} would take {need} pairs a domain",
+        "Give more pairs where an interval does not decide", True,
     )  # fmt: skip
 
 
@@ -188,7 +224,7 @@ def _bridge(name: str, subject: Subject, some: Sequence[Passage], sites: Sequenc
     except Exception as error:  # TransformerLens raises its own kinds for architectures it does not know
         return Checked(
             label,
-            f"TransformerLens cannot wrap it ({str(error).splitlines()[0][:80]})",
+            f"TransformerLens cannot wrap it ({first_line(error)[:80]})",
             "a bridge to compare with",
             advice,
             False,
@@ -229,6 +265,7 @@ def _surprisal(some: Sequence[Passage], recorder: Recorder) -> Checked:
                    "The texts are not what these models say: write others", max(values.values()) < limit)  # fmt: skip
 
 
-def _cost(forecast: Forecast) -> Checked:
-    return Checked("cost", f"about {forecast.seconds:.0f} s and {forecast.bytes / 1e6:.1f} MB in the store",
+def _cost(forecast: Callable[[], Forecast]) -> Checked:
+    cost = forecast()
+    return Checked("cost", f"about {cost.seconds:.0f} s and {cost.bytes / 1e6:.1f} MB in the store",
                    "what you can spare", "Choose fewer layers or personas, or a lower effort", True)  # fmt: skip

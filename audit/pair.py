@@ -6,8 +6,9 @@ named; where they agree on none the pair is refused. `material` records both mod
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from audit.resampling import kernel, seed_of
+from audit.transport import Maps, TokenRows, fit_maps
 from probes.activations import Activations, Pooling
 from probes.digest import AuditError, digest
 from probes.direction import lda
@@ -75,17 +77,6 @@ class Judged:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenRows:
-    """The same tokens in both models at one site: what the label-free maps are fitted on."""
-
-    base: Float[Tensor, "token d_model"]
-    post: Float[Tensor, "token d_model"]
-    groups: list[str]
-    plain: Bool[Tensor, " token"]
-    """Rows of plain text; the others are stories."""
-
-
-@dataclass(frozen=True, eq=False)
 class Pair:
     """One persona under both models: what a comparison is called with."""
 
@@ -97,6 +88,8 @@ class Pair:
     assistant: Judged
     recorder: Recorder
     seed: int
+    remembered: dict[int, Maps] = field(default_factory=dict, repr=False)
+    """Maps by site, filled as they are asked for: several comparisons use them."""
 
     @property
     def site(self) -> Site:
@@ -116,6 +109,13 @@ class Pair:
         """Paired token rows at one of the sites; recorded at the chosen site and its neighbours only."""
         around = tuple(self.sites[i] for i in self.neighbours)
         return self.recorder.tokens(self.story.passages, around, self.sites[site])
+
+    def maps(self, site: int) -> Maps:
+        """The label-free maps from post to base at one of the sites, fitted once."""
+        if site not in self.remembered:
+            rng = seed_of(self.seed, "maps", self.persona.name, str(self.sites[site]))
+            self.remembered[site] = fit_maps(self.tokens(site), rng)
+        return self.remembered[site]
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,10 +167,11 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Excluded:
-    """A contrast pair that was counted out."""
+    """A contrast pair that was counted out, or a plain text, which goes by its scenario and has no persona."""
 
     pair: str
     reason: str
+    persona: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +190,19 @@ class Texts:
         """Digest of every token id of every passage: what "the same text in both models" means."""
         everything = (*(p for name in sorted(self.passages) for p in self.passages[name]), *self.plain)
         return digest([[list(passage.token_ids), list(passage.span)] for passage in everything])
+
+    def named(self, message: str) -> str:
+        """A message in which a passage is called by its pair and scenario, as its file has them, and not by its id."""
+
+        def name(match: re.Match[str]) -> str:
+            everything = (*self.plain, *(passage for some in self.passages.values() for passage in some))
+            for passage in everything:
+                if passage.id == match[1]:
+                    own = f"pair {passage.pair!r}" if passage.pair else "the plain text"
+                    return f"{own} of scenario {passage.group!r}"
+            return match[0]
+
+        return re.sub(r"passage ([0-9a-f]{64})", name, message)
 
 
 def template_of(base: Subject, post: Subject, choice: str) -> tuple[str | None, str]:
@@ -212,11 +226,12 @@ def template_of(base: Subject, post: Subject, choice: str) -> tuple[str | None, 
         return own[choice], choice
     try:
         return Path(choice).read_text(encoding="utf-8"), choice
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise AuditError(
-            f"pair.template = '{choice}' cannot be read ({error.strerror})",
+            f"pair.template = '{choice}' cannot be read ({reason})",
             "auto, base, post or a jinja file",
-            "Mend the path",
+            "Mend the path or the file",
         ) from error
 
 
@@ -229,26 +244,36 @@ def agree(
         AuditError: no passage is tokenised alike, or there are chats and no template anywhere.
     """
     text, origin = template_of(base, post, template)
-    same = base.tokenizer_digest == post.tokenizer_digest
+    other = None if base.tokenizer_digest == post.tokenizer_digest else post
+    reason = "the two tokenizers split it differently"
     excluded: list[Excluded] = []
     passages: dict[str, tuple[Passage, ...]] = {}
     for persona in personas:
         ours = [render(line, base.tokenizer, text) for line in persona.lines]
-        differ = set() if same else _differing(persona.lines, ours, post, text)
-        excluded += [Excluded(pair, "the two tokenizers split it differently") for pair in sorted(differ)]
-        passages[persona.name] = tuple(passage for passage in ours if passage.pair not in differ)
+        apart = {str(passage.pair) for passage in _differing(persona.lines, ours, other, text)}
+        excluded += [Excluded(pair, reason, persona.name) for pair in sorted(apart)]
+        passages[persona.name] = tuple(passage for passage in ours if passage.pair not in apart)
         if not passages[persona.name]:
             raise AuditError(
                 f"base and post split every passage of '{persona.name}' differently",
                 "two models with one tokenizer", "Audit models of one family",
             )  # fmt: skip
-    neutral = [render(line, base.tokenizer, text) for line in plain if line.messages is None or text is not None]
-    return Texts(passages, tuple(dict.fromkeys(neutral)), tuple(excluded), text, origin)
+    readable = [line for line in plain if line.messages is None or text is not None]
+    neutral = [render(line, base.tokenizer, text) for line in readable]
+    differ = dict.fromkeys(_differing(readable, neutral, other, text))
+    excluded += [Excluded(passage.group, f"plain text: {reason}") for passage in differ]
+    kept = tuple(passage for passage in dict.fromkeys(neutral) if passage not in differ)
+    return Texts(passages, kept, tuple(excluded), text, origin)
 
 
-def _differing(lines: Sequence[Line], ours: Sequence[Passage], post: Subject, template: str | None) -> set[str]:
-    theirs = (render(line, post.tokenizer, template) for line in lines)
-    return {str(our.pair) for our, their in zip(ours, theirs, strict=True) if our.token_ids != their.token_ids}
+def _differing(
+    lines: Sequence[Line], ours: Sequence[Passage], other: Subject | None, template: str | None
+) -> list[Passage]:
+    """Those of our passages that the other model's tokenizer, where it has one of its own, splits otherwise."""
+    if other is None:
+        return []
+    theirs = (render(line, other.tokenizer, template) for line in lines)
+    return [our for our, their in zip(ours, theirs, strict=True) if our.token_ids != their.token_ids]
 
 
 def material(

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from audit import resampling
 from audit.estimate import Estimate, estimate
 from audit.pair import Judged, Pair
 from audit.resampling import auroc, flips, kernel, refitted, seed_of
@@ -82,29 +83,26 @@ def fitted(pair: Pair, site: int, origin: Origin, train: Bool[Tensor, "fit row"]
     return lda(rows, labels, torch.cat([train.double(), torch.ones(len(train), len(story.passages))], 1))
 
 
-def read(pair: Pair, site: int, origin: Origin, tested: Rows) -> Pieces:
-    """AUROC of base's direction on Assistant rows of either model, mapped or not."""
-    judged = pair.assistant
+def read(pair: Pair, site: int, origin: Origin, tested: Mapping[str, Rows]) -> dict[str, Pieces]:
+    """AUROC of base's direction on the Assistant's rows under each name: either model's, mapped or not. One fit for all."""
+    judged, rows = pair.assistant, torch.stack(list(tested.values()))
     if origin == "story":
         direction = fitted(pair, site, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
-        won = kernel(tested @ direction, judged.labels, judged.groups)
-        return Pieces(won.auroc(), won.deleted())
+        won = kernel(rows @ direction, judged.labels, judged.groups)
+        full, deleted = won.auroc(), won.deleted()
+    else:
 
-    def judge(train: Bool[Tensor, "fit row"], rows: Bool[Tensor, " row"]) -> Float[Tensor, "fit tested"]:
-        return fitted(pair, site, origin, train) @ tested[rows].T
+        def judge(train: Bool[Tensor, "fit row"], here: Bool[Tensor, " row"]) -> Float[Tensor, "fit name tested"]:
+            return torch.einsum("fd,nrd->fnr", fitted(pair, site, origin, train), rows[:, here])
 
-    found = refitted(judge, judged.labels, judged.groups, judged.fold)
-    return Pieces(found.full, found.deleted)
+        _, full, deleted = refitted(judge, judged.labels, judged.groups, judged.fold)
+    return {name: Pieces(full[at], deleted[:, at]) for at, name in enumerate(tested)}
 
 
 def ceiling(judged: Judged, rows: Rows) -> Pieces:
     """T6: AUROC of a probe fitted and judged on the same rows by group, refitted without each group."""
-
-    def judge(train: Bool[Tensor, "fit row"], tested: Bool[Tensor, " row"]) -> Float[Tensor, "fit tested"]:
-        return lda(rows, judged.labels, train.double()) @ rows[tested].T
-
-    found = refitted(judge, judged.labels, judged.groups, judged.fold)
-    return Pieces(found.full, found.deleted)
+    found = resampling.ceiling(rows[None], judged.labels, judged.groups, judged.fold, lda)
+    return Pieces(found.full[0], found.deleted[:, 0])
 
 
 def ratio(part: Pieces, whole: Pieces) -> Pieces:

@@ -1,7 +1,8 @@
 """From findings to facts: each fact is an estimate's bounds held against one margin of the plan.
 
 What the details of a finding must hold is `TESTS`, `carried.{base,post}.{status,auroc,beyond_text}` and `n_groups` of
-`probe_transfer`, and `established` of `geometry`. What was not measured is absent, its reason in `not_measured`.
+`probe_transfer` (and `counted_out`, where pairs were), and `established` of `geometry`. What was not measured is
+absent, its reason in `not_measured`.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class Readings:
             between characters and the Assistant.
         numbers: The estimates behind the facts, by short name.
         groups: Judged groups by domain.
+        counted_out: Pairs that are not among them because the two tokenizers split them differently.
         reason: Why a needed number is missing.
         because: Identifiers of the findings that were read.
     """
@@ -107,6 +109,7 @@ class Readings:
     fit: Literal["story", "assistant"] = "story"
     numbers: Mapping[str, Estimate] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
+    counted_out: int = 0
     reason: str | None = None
     because: tuple[str, ...] = ()
 
@@ -127,7 +130,8 @@ def readings(findings: Sequence[Finding], margins: Margins) -> Readings:
     evidence = _Evidence({finding.comparison: finding for finding in reversed(findings)})
     because = tuple(evidence.first[name].id for name in (PROBE, GEOMETRY) if name in evidence.first)
     groups = {name: int(count) for name, count in evidence.at(PROBE, "n_groups", default={}).items()}
-    blank = Readings(personas.pop(), Facts(measured=False), margins, groups=groups, because=because)
+    out = int(evidence.at(PROBE, "counted_out", default=0))
+    blank = Readings(personas.pop(), Facts(measured=False), margins, groups=groups, counted_out=out, because=because)
     if groups and min(groups.values()) < margins.groups:
         return replace(blank, facts=Facts(enough_groups=False))
     if not groups or evidence.first[PROBE].status == "not_measured":

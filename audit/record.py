@@ -11,6 +11,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -174,6 +175,11 @@ class Record(Entry):
             f"<table><caption>{pair}: {escape(self.outcome.worst)}, exit {self.outcome.exit}; record {self.digest[:8]}"
             f"</caption><tr><th>persona</th><th>verdict</th><th>because</th></tr>{rows}</table>"
         )
+
+
+def run_id(plan: Plan, started: datetime) -> str:
+    """`<utc>-<plan digest 8>`: names a run, and the folder that it is written to where nobody names one."""
+    return f"{started:%Y%m%dT%H%M%S}-{plan.digest[:8]}"
 
 
 def seal(

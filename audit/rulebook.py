@@ -100,7 +100,7 @@ TABLE: tuple[Row, ...] = (
         2,
         "inconclusive",
         "groups",
-        "Only {groups} are judged; {needed} in each domain are needed.",
+        "Only {groups} are judged{counted_out}; {needed} in each domain are needed.",
         lambda f: not f.enough_groups,
     ),
     Row(

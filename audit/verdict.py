@@ -219,10 +219,12 @@ def _phrases(reading: Readings) -> dict[str, str]:
         told["shared"] = "S² is not established, and nothing shows that the direction turned"
     domains = {"assistant": "Assistant"}
     groups = [f"{n} {domains.get(domain, domain)} groups" for domain, n in sorted(reading.groups.items())]
+    out = reading.counted_out
     return told | {
         "direction": direction,
         "reason": reading.reason or "no reason was given",
         "groups": " and ".join(groups) or "Too few groups",
+        "counted_out": f" after {out} pair{'s were' if out > 1 else ' was'} counted out" if out else "",
         "needed": str(reading.margins.groups),
         "undecided": "; ".join(_undecided(reading)) or "no number was given",
     }

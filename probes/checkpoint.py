@@ -115,6 +115,9 @@ def refuse_unsafe(ref: str, folder: Path, allow_pickle: bool) -> bool:
         raise AuditError(f"{ref} holds no config.json", "a checkpoint in Hugging Face format", "Check the path")
     with told(ref):
         content = json.loads(config.read_text("utf-8"))
+    if not isinstance(content, dict):
+        found = f"{ref} has a config.json that holds a {type(content).__name__}"
+        raise AuditError(found, "a JSON object, as save_pretrained writes it", "Save the checkpoint again")
     _refuse_remote_code(ref, content)
     if any(folder.glob("*.safetensors")):
         return False
@@ -133,9 +136,10 @@ def refuse_unsafe(ref: str, folder: Path, allow_pickle: bool) -> bool:
 def _refuse_remote_code(ref: str, config: dict[str, Any]) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    if config.get("model_type") in CONFIG_MAPPING:
+    kind, remote = config.get("model_type"), config.get("auto_map")
+    if isinstance(kind, str) and kind in CONFIG_MAPPING:
         return
-    code = sorted(set((config.get("auto_map") or {}).values()), key=str)
+    code = sorted(map(str, remote.values())) if isinstance(remote, dict) else []
     if code:
         raise AuditError(
             f"{ref} wants to run its own code ({code[0]})",
@@ -143,7 +147,7 @@ def _refuse_remote_code(ref: str, config: dict[str, Any]) -> None:
             "Use a checkpoint that needs no remote code: it is never run here",
         )
     raise AuditError(
-        f"{ref} is of the unknown model type {config.get('model_type')!r}",
+        f"{ref} is of the unknown model type {kind!r}",
         "an architecture that the installed transformers ships",
         "Upgrade transformers, or check config.json",
     )

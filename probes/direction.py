@@ -160,13 +160,13 @@ class Direction:
                 site = Site.parse(metadata["site"])
                 vector = file.get_tensor(f"direction.{site.hook_name}")
                 offset, origin = float(metadata["offset"]), json.loads(metadata["origin"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+                return cls(vector, offset, site, metadata["method"], origin)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise AuditError(
-                found=f"{path} is not a readable direction ({error})",
+                found=f"{path} is not a readable direction ({error.found if isinstance(error, AuditError) else error})",
                 expected=f"a safetensors file of schema {SCHEMA}",
                 do="Write it with Direction.save",
             ) from error
-        return cls(vector, offset, site, metadata["method"], origin)
 
     def _repr_html_(self) -> str:
         """A table of what the direction is, for notebooks."""

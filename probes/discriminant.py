@@ -143,8 +143,9 @@ def lda_scores(
             fitted = spectrum(matrix[family.kept])
             z = (target - fitted.mean) @ fitted.basis
             for at, (fit, removed) in enumerate(zip(family.fits, family.removed, strict=True)):
-                readout = downdate(fitted, removed[None], shrinkage).apply(z[None])[0] @ fitted.coordinates.T
-                layer[fit] = pulls[at] @ readout.T
+                readout = downdate(fitted, removed[None], shrinkage).apply(z[None])[0]
+                # In the order that costs least: rank and number of rows may be either way round.
+                layer[fit] = torch.linalg.multi_dot([pulls[at], fitted.coordinates, readout.T])
     return scores.reshape(*rows.shape[:-2], *scores.shape[1:])
 
 
@@ -178,8 +179,9 @@ def lda_null(
             for fit, removed in zip(family.fits, family.removed, strict=True):
                 held = (folds == names[fit]).nonzero()[:, 0]
                 z = (matrix[held] - fitted.mean) @ fitted.basis
-                readout = downdate(fitted, removed[None], shrinkage).apply(z[None])[0] @ fitted.coordinates.T
-                layer[:, held] = pulls[fit][:, family.kept] @ readout.T
+                readout = downdate(fitted, removed[None], shrinkage).apply(z[None])[0]
+                pull = pulls[fit][:, family.kept]
+                layer[:, held] = torch.linalg.multi_dot([pull, fitted.coordinates, readout.T])
     return scores.reshape(*rows.shape[:-2], *draws.shape)
 
 

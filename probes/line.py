@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ _DOMAINS = get_args(Domain)
 _ROLES = ("system", "user", "assistant")
 _REQUIRED = ("persona", "pair", "scenario", "domain", "label")
 _OPTIONAL = ("text", "messages", "span", "control", "author")
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+"""What a persona may be called: its name becomes a file name, on any system."""
+NAMED = "letters, digits, '_', '-' and '.', not starting with a dot: it becomes a file name"
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,16 @@ def objects(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
         place = Place(path, number)
         try:
             row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=_unique)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise place.refuse(f"not JSON ({error})", "one JSON object a line, in UTF-8, each key once") from error
         if not isinstance(row, dict):
             raise place.refuse(f"a {type(row).__name__}", "a JSON object")
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            # JSON may escape half of a surrogate pair; no tokenizer reads it and no record can hold it.
+            half = error.object[error.start]
+            raise place.refuse(f"the lone surrogate {half!r}", "whole characters") from error
         yield place, row
 
 
@@ -140,6 +150,8 @@ def _check_values(place: Place, row: dict[str, Any], plain: bool) -> None:
     for key in ("scenario", *(() if plain else ("persona", "pair")), *(k for k in ("control", "author") if k in row)):
         if not isinstance(row[key], str) or not row[key].strip():
             raise place.refuse(f"{key} is {row[key]!r}", f"{key} as text that is not empty")
+    if not plain and not NAME.fullmatch(row["persona"]):
+        raise place.refuse(f"persona is {row['persona']!r}", NAMED)
     if row["domain"] not in _DOMAINS:
         raise place.refuse(f"domain is {row['domain']!r}", f"one of {', '.join(_DOMAINS)}")
     if not plain and (isinstance(row["label"], bool) or row["label"] not in (0, 1) or isinstance(row["label"], float)):

@@ -235,13 +235,14 @@ def _device(device: str) -> torch.device:
 
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise AuditError(f"device = {device!r}", '"auto", "cpu", "cuda" or "cuda:N"', "Write one of these") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise AuditError(f"device = {device!r} without a usable GPU", "a device this machine has", "Use device = cpu")
-    return chosen
+    here = ["cpu"] + ["mps"] * torch.backends.mps.is_available()
+    if torch.cuda.is_available():
+        here += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if device not in here:
+        expected = f"auto, or a device this machine has: {', '.join(here)}"
+        lacking = " without a usable GPU" if device.startswith("cuda") and "cuda" not in here else ""
+        raise AuditError(f"device = {device!r}{lacking}", expected, "Write one of these, or leave it out")
+    return torch.device(device)
 
 
 @contextmanager

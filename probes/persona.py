@@ -1,12 +1,14 @@
 """Personas as labelled text: contrast pairs in two domains, and plain text, read from files and never trusted.
 
 A folder holds `*.jsonl` (one passage a line) and one header `NAME.toml` for each persona; `persona.toml` will do where
-there is only one. Every malformed line is refused with its file and number.
+there is only one. A single file of labelled statements is a persona too. Every malformed line is refused with its file
+and number.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable
@@ -18,7 +20,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from probes.digest import AuditError, digest
-from probes.line import Domain, Line, LineError, Place, objects, parse_lines
+from probes.line import NAME, NAMED, Domain, Line, LineError, Place, objects, parse_lines
 
 __all__ = ["Domain", "Library", "Line", "LineError", "Persona", "builtin", "read", "read_evals", "read_statements"]
 
@@ -49,7 +51,7 @@ class Persona:
     digest: str
     licence: str
     made: str
-    weaknesses: str
+    weaknesses: tuple[str, ...]
 
     def domain(self, name: Domain) -> tuple[Line, ...]:
         """The lines of one domain."""
@@ -69,16 +71,28 @@ def builtin() -> Path:
     return Path(str(resources.files("probes") / "personas"))
 
 
-def read(folder: Path) -> Library:
-    """Reads every persona and all plain text of a folder.
+def read(source: Path) -> Library:
+    """Reads every persona and all plain text of a folder, or the one persona of a file of statements.
+
+    Args:
+        source: a folder; a `.jsonl` file as `read_evals` takes it; or a `.csv` file as `read_statements` does.
 
     Raises:
-        LineError: for a malformed line or pair, with file and line number.
-        AuditError: for a folder without lines, and for headers that are missing, malformed or about nobody.
+        LineError: for a malformed line, pair or scenario, with file and line number.
+        AuditError: for a folder without lines, a file that cannot be read, and for headers that are missing, malformed
+            or about nobody.
     """
-    files = sorted(Path(folder).glob("*.jsonl"))
+    folder = Path(source)
+    reader = {".jsonl": read_evals, ".csv": read_statements}.get(folder.suffix)
+    if reader is not None and not folder.is_dir():
+        return Library((reader(folder),), ())
+    files = sorted(folder.glob("*.jsonl"))
     if not files:
-        raise AuditError(f"{folder} holds no *.jsonl", "a folder with NAME.jsonl and NAME.toml", "Check the path")
+        raise AuditError(
+            f"{folder} holds no *.jsonl",
+            "a folder with NAME.jsonl and NAME.toml, or a .jsonl or .csv file of statements",
+            "Check the path",
+        )
     plain: list[Line] = []
     spoken: dict[str, list[tuple[Place, Line]]] = defaultdict(list)
     for path in files:
@@ -87,9 +101,10 @@ def read(folder: Path) -> Library:
                 plain.append(line)
             else:
                 spoken[line.persona].append((place, line))
-    headers = _headers(Path(folder), sorted(spoken))
+    headers = _headers(folder, sorted(spoken))
     for lines in spoken.values():
         _check_pairs(lines)
+        _check_scenarios(lines)
     personas = (_persona(headers[name], (line for _, line in spoken[name])) for name in sorted(spoken))
     return Library(tuple(personas), tuple(plain))
 
@@ -109,12 +124,12 @@ def read_evals(path: Path, *, domain: Literal["story", "assistant", "split"] = "
 
     Raises:
         LineError: for a line without the keys of either form.
-        AuditError: if one of the two labels has no statement.
+        AuditError: if one of the two labels has no statement, or the file's name cannot be a persona's.
     """
     path = Path(path)
     said: dict[int, list[str]] = {0: [], 1: []}
     asked: list[Line] = []
-    name = path.stem
+    name = _stem(path)
     for place, row in objects(path):
         match, other = row.get("answer_matching_behavior"), row.get("answer_not_matching_behavior")
         other = other[0] if isinstance(other, list) and other else other
@@ -139,22 +154,32 @@ def read_statements(path: Path, *, domain: Literal["story", "assistant", "split"
 
     Raises:
         LineError: for a missing column or statement, or another label.
-        AuditError: if one of the two labels has no statement.
+        AuditError: if one of the two labels has no statement, or the file cannot be read or cannot name a persona.
     """
     path = Path(path)
-    said: dict[int, list[str]] = {0: [], 1: []}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        if not {"statement", "label"} <= set(rows.fieldnames or ()):
-            raise LineError(path, 1, f"the columns {rows.fieldnames}", "statement and label among them")
-        for row in rows:
-            if row["label"] not in ("0", "1") or not (row["statement"] or "").strip():
-                raise LineError(path, rows.line_num, f"label {row['label']!r}", "a statement and a label 0 or 1")
-            said[int(row["label"])].append(row["statement"])
+    name, said = _stem(path), {0: [], 1: []}
+    try:
+        # With the mark that spreadsheets put at the start, or without.
+        content = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AuditError(f"{path} cannot be read ({reason})", "a readable file in UTF-8", "Check the path") from error
+    rows = csv.DictReader(io.StringIO(content, newline=""))
+    if not {"statement", "label"} <= set(rows.fieldnames or ()):
+        raise LineError(path, 1, f"the columns {rows.fieldnames}", "statement and label among them")
+    for row in rows:
+        if row["label"] not in ("0", "1") or not (row["statement"] or "").strip():
+            raise LineError(path, rows.line_num, f"label {row['label']!r}", "a statement and a label 0 or 1")
+        said[int(row["label"])].append(row["statement"])
     lines, left = _matched(path, said, domain, seed)
-    return _persona(
-        _loose(path.stem, "labelled 1 in the file", "read from a CSV of statements", "unknown", left), lines
-    )
+    return _persona(_loose(name, "labelled 1 in the file", "read from a CSV of statements", "unknown", left), lines)
+
+
+def _stem(path: Path) -> str:
+    """The name of a persona that is a file of its own."""
+    if not NAME.fullmatch(path.stem):
+        raise AuditError(f"{path} names its persona {path.stem!r}", NAMED, "Rename the file")
+    return path.stem
 
 
 def _check_pairs(lines: Iterable[tuple[Place, Line]]) -> None:
@@ -173,6 +198,17 @@ def _check_pairs(lines: Iterable[tuple[Place, Line]]) -> None:
             raise place.refuse(f"pair {name!r} has scenario {two.scenario!r}", f"{one.scenario!r}, {where}")
         if one.domain != two.domain:
             raise place.refuse(f"pair {name!r} is in domain {two.domain!r}", f"{one.domain!r}, {where}")
+
+
+def _check_scenarios(lines: Iterable[tuple[Place, Line]]) -> None:
+    first: dict[str, tuple[Place, Line]] = {}
+    for place, line in lines:
+        there, one = first.setdefault(line.scenario, (place, line))
+        if line.domain != one.domain:
+            raise place.refuse(
+                f"scenario {line.scenario!r} is in domain {line.domain!r}",
+                f"{one.domain!r} alone, as at {there.path.name}:{there.number}, or it is both fitted on and judged",
+            )
 
 
 def _headers(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -203,7 +239,11 @@ def _header(path: Path) -> dict[str, Any]:
             raise AuditError(f"{path}: {key} is {header.get(key)!r}", f"{key} as {wanted}", "Mend the header")
     if extra := set(header) - set(_HEADER) - {"weaknesses"}:
         raise AuditError(f"{path}: unknown key {min(extra)!r}", f"{', '.join(_HEADER)}, weaknesses", "Remove it")
-    return {"weaknesses": ""} | header
+    weak = header.get("weaknesses", [])
+    weak = [weak] * bool(weak.strip()) if isinstance(weak, str) else weak
+    if not isinstance(weak, list) or not all(isinstance(one, str) and one.strip() for one in weak):
+        raise AuditError(f"{path}: weaknesses is {weak!r}", "a text, or a list of texts", "Mend the header")
+    return header | {"weaknesses": tuple(weak)}
 
 
 def _persona(header: dict[str, Any], lines: Iterable[Line]) -> Persona:
@@ -221,7 +261,7 @@ def _loose(name: str, label_one: str, made: str, licence: str, left: int) -> dic
         "alarm": False,
         "licence": licence,
         "made": made,
-        "weaknesses": weak + (f" {left} statements had no partner and are left out." if left else ""),
+        "weaknesses": (weak, *([f"{left} statements had no partner and are left out."] if left else [])),
     }
 
 

@@ -1,7 +1,7 @@
 """What a retrained probe still reads in post once base's eraser has been applied: reported, never a gate.
 
 LEACE is fitted on base's Assistant rows and applied to post's after recentring (T1). With few pairs the ceiling is low,
-with many the leak saturates: an unchanged model can look erased or not, so base's own leak and the leak after an eraser
+with many the leak saturates: an unchanged model can look erased or not, so base's own leak and the leak after erasers
 of random labels stand beside it.
 """
 
@@ -12,13 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from audit.estimate import Estimate
 from audit.finding import Finding
 from audit.pair import Judged, Pair, cross_validated
 from audit.readability import Pieces, share
 from audit.resampling import flips, kernel, seed_of
-from probes.eraser import Eraser, leace
+from probes.direction import lda
+from probes.eraser import leace
+
+RANDOM = 8
+"""Erasers of labels turned by coin within pairs; their mean is the control."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +41,15 @@ class Erasure:
             return Finding.not_measured(
                 persona, self.name, str(pair.site), "too few groups to fit an eraser and judge it"
             )
-        coins = flips(judged.pairs, 1, seed_of(pair.seed, self.name, persona))[0]
-        post = judged.rows["post"][site] - judged.rows["post"][site].mean(0) + judged.rows["base"][site].mean(0)
+        # One shift, which is exactly zero where the models are one.
+        post = judged.rows["post"][site] + (judged.rows["base"][site].mean(0) - judged.rows["post"][site].mean(0))
         rows = {"base": judged.rows["base"][site], "post": post}
-        erased = {name: _erased(judged, rows["base"], values, judged.labels) for name, values in rows.items()}
-        random = _erased(judged, rows["base"], post, judged.labels ^ coins)
+        left = {name: _left(judged, rows["base"], values, judged.labels[None]) for name, values in rows.items()}
+        coins = flips(judged.pairs, RANDOM, seed_of(pair.seed, self.name, persona))
+        random = _left(judged, rows["base"], post, judged.labels ^ coins)
         details: dict[str, Any] = {
-            "leak": _read(judged, erased["post"]), "ceiling": _read(judged, rows["post"]), "random": _read(judged, random),
-            "base_leak": _read(judged, erased["base"]), "base_ceiling": _read(judged, rows["base"]),
+            "leak": share(left["post"], judged), "ceiling": _own(judged, post), "random": share(random, judged),
+            "base_leak": share(left["base"], judged), "base_ceiling": _own(judged, rows["base"]),
         }  # fmt: skip
         return Finding(
             id=f"{persona}/{self.name}/{pair.site}", persona=persona, comparison=self.name, site=str(pair.site),
@@ -50,15 +57,27 @@ class Erasure:
         )  # fmt: skip
 
 
-def _erased(judged: Judged, base: torch.Tensor, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Each row after the eraser fitted on base's rows of the other folds, so that no row helps to erase itself."""
-    fold, out = torch.as_tensor(judged.fold), torch.empty_like(rows)
+def _left(
+    judged: Judged, base: Float[Tensor, "row d_model"], rows: Float[Tensor, "row d_model"], erased: Bool[Tensor, "draw row"]
+) -> Pieces:
+    """AUROC of a probe fitted after erasing, mean over the labellings that were erased.
+
+    For each tested fold one eraser, fitted on base's rows of the other folds, is applied to the rows the probe learns
+    from and to those it is judged on: nothing of the tested fold enters either fit.
+    """
+    fold, labels = torch.as_tensor(judged.fold), judged.labels
+    scores = torch.empty(len(erased), len(rows), dtype=torch.float64)
     for here in fold.unique():
-        eraser: Eraser = leace(base[fold != here], labels[fold != here])
-        out[fold == here] = eraser(rows[fold == here])
-    return out
+        train, test = fold != here, fold == here
+        for draw, target in zip(scores, erased, strict=True):
+            eraser = leace(base[train], target[train])
+            probe = lda(eraser(rows[train]), labels[train], torch.ones(1, int(train.sum())))[0]
+            draw[test] = eraser(rows[test]) @ probe
+    won = kernel(scores, labels, judged.groups, judged.fold)
+    return Pieces(won.auroc().mean(0), won.deleted().mean(1))
 
 
-def _read(judged: Judged, rows: torch.Tensor) -> Estimate:
+def _own(judged: Judged, rows: Float[Tensor, "row d_model"]) -> Estimate:
+    """The same without an eraser."""
     won = kernel(cross_validated(rows[None], judged)[0], judged.labels, judged.groups, judged.fold)
     return share(Pieces(won.auroc(), won.deleted()), judged)

@@ -18,15 +18,18 @@ from torch import Tensor
 
 from audit.estimate import Estimate, estimate
 from audit.finding import Finding
-from audit.pair import MODELS, Judged, Pair, TokenRows
-from audit.resampling import metric_factor, shared_share
-from probes.alignment import Alignment, TooFewRows, affine, recolour, rotate
+from audit.pair import MODELS, Judged, Pair
+from audit.resampling import flips, metric_factor, seed_of, shared_share, u_statistic
+from audit.transport import TokenRows
+from probes.alignment import Alignment, affine, rotate
 from probes.direction import lda, pca
 from probes.moments import moments_of
 from probes.split import halves
 
 SPLITS = 10
 """Random halves of the groups behind reliabilities and cross-split cosines."""
+TURNED = 20
+"""Draws of turned pairs behind the control of S^2."""
 ANGLES = 5
 """Rank of the subspaces whose principal angles are reported."""
 
@@ -44,24 +47,24 @@ class Geometry:
     name = "geometry"
 
     def __call__(self, pair: Pair, rng: np.random.Generator) -> Finding:
-        """The finding at the pair's chosen site; S^2 is the headline, base's halves its control."""
+        """The finding at the pair's chosen site; S^2 is the headline, S^2 with the labels of pairs turned its control."""
         judged, tokens, persona = pair.assistant, pair.tokens(pair.chosen), pair.persona.name
         if judged.n_groups < 4:
             return Finding.not_measured(persona, self.name, str(pair.site), "too few groups")
-        maps, absent = _maps(tokens, rng)
-        details: dict[str, Any] = _shared(pair, tokens, maps)
-        details["not_measured"] = absent
+        maps = pair.maps(pair.chosen)
+        details: dict[str, Any] = _shared(pair, tokens, maps.fitted)
+        details["not_measured"] = dict(maps.absent)
         if details["shared"].get("T0") is None:
             details["shared"].pop("T0", None)
             details["not_measured"]["T0"] = "the class difference of a model is not established"
         details["shared_assistant"] = details["shared"]
         details["established_assistant"] = details["established"]
         details |= _halves(pair, self.splits, rng)
-        details |= _spaces(tokens, maps, rng)
+        details |= _spaces(tokens, maps.fitted, rng)
         headline = details["shared"].get("T0") or details["post_strength"]
         return Finding(
             id=f"{persona}/{self.name}/{pair.site}", persona=persona, comparison=self.name, site=str(pair.site),
-            headline=headline, control=details["cosine_control"], status="measured", details=details,
+            headline=headline, control=details["shared_control"], status="measured", details=details,
         )  # fmt: skip
 
 
@@ -71,22 +74,6 @@ def differences(judged: Judged, rows: Float[Tensor, "row d_model"]) -> Float[Ten
     names = sorted(set(judged.groups))
     member = torch.tensor([[name == group for group in judged.groups] for name in names]).double()
     return member @ (rows * sign[:, None]) / (member.sum(1, keepdim=True) / 2)
-
-
-def _maps(tokens: TokenRows, rng: np.random.Generator) -> tuple[dict[str, Alignment], dict[str, str]]:
-    maps: dict[str, Alignment] = {}
-    absent: dict[str, str] = {}
-    fits: dict[str, Callable[[], Alignment]] = {
-        "T2": lambda: recolour(moments_of(tokens.post), moments_of(tokens.base)),
-        "T3": lambda: rotate(tokens.post, tokens.base, tokens.groups, rng),
-        "T4": lambda: affine(tokens.post, tokens.base, tokens.groups, rng),
-    }
-    for rung, fit in fits.items():
-        try:
-            maps[rung] = fit()
-        except TooFewRows as error:
-            absent[rung] = str(error)
-    return maps, absent
 
 
 def _shared(pair: Pair, tokens: TokenRows, maps: dict[str, Alignment]) -> dict[str, Any]:
@@ -101,8 +88,25 @@ def _shared(pair: Pair, tokens: TokenRows, maps: dict[str, Alignment]) -> dict[s
         after = shared_share(delta["base"], to_base.transport(delta["post"]), factor, n=n).share
         if after is not None:
             shared[rung] = after
-    established = own.share is not None
-    return {"shared": shared, "established": established, "base_strength": own.base, "post_strength": own.post}
+    return {
+        "shared": shared, "established": own.share is not None, "base_strength": own.base, "post_strength": own.post,
+        "shared_control": _turned_share(pair, delta["base"], factor),
+    }  # fmt: skip
+
+
+def _turned_share(pair: Pair, base: Float[Tensor, "group d_model"], factor: Float[Tensor, "d_model rank"]) -> Estimate:
+    """S^2 where there is nothing to share: the pairs of post turned by coin, over the strengths of the unturned labels.
+
+    One coin a pair, the same in each of its halves; mean and 95 % over `TURNED` draws.
+    """
+    judged = pair.assistant
+    coins = flips(judged.pairs, TURNED, seed_of(pair.seed, "geometry", "turned", pair.persona.name))
+    rows, values = judged.rows["post"][pair.chosen], []
+    whole = u_statistic(base, base, factor).full * u_statistic(*(differences(judged, rows),) * 2, factor).full
+    for coin in coins:
+        crossed = u_statistic(base, differences(judged, torch.where(coin[:, None], -rows, rows)), factor).full
+        values.append(float(crossed * crossed.abs() / whole.abs().clamp(min=1e-300)))
+    return _spread(values, len(judged.passages), judged.n_groups, "shared share")
 
 
 def _halves(pair: Pair, splits: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -149,10 +153,10 @@ def _turned_labels(judged: Judged, chosen: int, splits: int, rng: np.random.Gene
 
 
 def _spread(values: list[float], n: int, groups: int, unit: str) -> Estimate:
-    """Mean and central 95 % over random halves."""
+    """Mean and central 95 % over random draws."""
     low, high = np.quantile(values, [0.025, 0.975])
     mean = float(np.mean(values))
-    return Estimate(value=mean, low=min(mean, float(low)), high=max(mean, float(high)), method="random halves",
+    return Estimate(value=mean, low=min(mean, float(low)), high=max(mean, float(high)), method="random draws",
                     unit=unit, n=n, n_groups=groups)  # fmt: skip
 
 

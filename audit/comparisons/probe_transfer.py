@@ -38,9 +38,8 @@ from audit.readability import (
 )
 from audit.resampling import Kernel, bands, bootstrap_weights, estimate_auroc, kernel, permutation_p
 from audit.text_baseline import TextBaseline, text_baseline
-from probes.alignment import Alignment, TooFewRows, affine, frozen, recentre, recolour, rotate
+from probes.alignment import Alignment, frozen, recentre
 from probes.direction import lda
-from probes.moments import moments_of
 
 DOMAINS: tuple[Judging, Judging] = ("story", "assistant")
 ORIGINS: tuple[Origin, ...] = ("story", "assistant", "pooled")
@@ -78,11 +77,9 @@ class ProbeTransfer:
             return blank.model_copy(update={"details": {"n_groups": groups}})
         words = {domain: _words(pair.judged(domain)) for domain in DOMAINS}
         ceilings = {model: ceiling(pair.assistant, pair.assistant.rows[model][pair.chosen]) for model in MODELS}
-        maps, absent = _maps(pair, pair.chosen, rng)
+        maps, absent = _recentred(pair, pair.chosen), dict(pair.maps(pair.chosen).absent)
         readings = {origin: _rungs(pair, pair.chosen, origin, maps) for origin in ORIGINS}
-        base_reads = {
-            origin: read(pair, pair.chosen, origin, pair.assistant.rows["base"][pair.chosen]) for origin in ORIGINS
-        }
+        base_reads = {origin: rungs.pop("base") for origin, rungs in readings.items()}
         null = {model: self._null(pair, model) for model in MODELS}
         carried = {m: self._carried(pair, m, ceilings[m], null[m], words["assistant"]) for m in MODELS}
         details: dict[str, Any] = {"n_groups": groups, "not_measured": absent, "carried": carried}
@@ -93,7 +90,7 @@ class ProbeTransfer:
         details["drift"] = plainly(difference(readings["story"]["T0"], base_reads["story"]), pair.assistant, "auroc")
         details["matrix"] = _matrix(pair)
         details["layers"] = self._curves(pair, null["base"], rng)
-        details["neighbours"] = _neighbours(pair, rng)
+        details["neighbours"] = _neighbours(pair)
         details["probes"] = other_probes(pair, rng)
         details["text"] = {domain: _told(found) for domain, found in words.items()}
         details["surprisal"] = surprise(pair)
@@ -104,7 +101,7 @@ class ProbeTransfer:
             details["own_direction"] = own_direction(pair, self.direction)
         return Finding(
             id=blank.id, persona=persona, comparison=self.name, site=site, status="measured",
-            headline=share(readings["story"]["T0"], pair.assistant), control=share(base_reads["story"], pair.assistant),
+            headline=share(readings["story"]["T0"], pair.assistant), control=_chance(pair, null["post"][:, pair.chosen]),
             p=float(carried["post"]["p"]), tried=len(pair.sites), details=details,
         )  # fmt: skip
 
@@ -150,34 +147,32 @@ class ProbeTransfer:
         return {"curve": curve, "null_low": low, "null_high": high, "chosen": pair.site.layer}
 
 
-def _maps(pair: Pair, site: int, rng: np.random.Generator) -> tuple[dict[str, Alignment], dict[str, str]]:
-    """The label-free maps that could be fitted at a site, and why the others could not."""
-    judged, tokens = pair.assistant, pair.tokens(site)
+def _chance(pair: Pair, null: Float[Tensor, " draw"]) -> Estimate:
+    """What post's own probe reads at the chosen site of labels turned by coin within pairs: mean and 95 % of draws."""
+    mean = float(null.mean())
+    low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(value=mean, low=min(low, mean), high=max(high, mean), method="labels turned within pairs",
+                    unit="auroc", n=len(pair.assistant.passages), n_groups=pair.assistant.n_groups)  # fmt: skip
+
+
+def _recentred(pair: Pair, site: int) -> dict[str, Alignment]:
+    """T0 to T4 at a site. The maps' matrices come from plain tokens; the mean is the judged domain's, without a label."""
+    judged = pair.assistant
     own = recentre(judged.rows["post"][site], judged.rows["base"][site])
-    maps = {"T0": frozen(tokens.base.shape[1]), "T1": own}
-    absent = {}
-    fits = {
-        "T2": lambda: recolour(moments_of(tokens.post), moments_of(tokens.base)),
-        "T3": lambda: rotate(tokens.post, tokens.base, tokens.groups, rng),
-        "T4": lambda: affine(tokens.post, tokens.base, tokens.groups, rng),
-    }
-    for rung, fit in fits.items():
-        try:
-            # Their matrices come from plain tokens; the mean is the judged domain's own, which needs no label.
-            maps[rung] = replace(fit(), source_mean=own.source_mean, target_mean=own.target_mean)
-        except TooFewRows as error:
-            absent[rung] = str(error)
-    return maps, absent
+    maps = {"T0": frozen(len(own.source_mean)), "T1": own}
+    for rung, fitted in pair.maps(site).fitted.items():
+        maps[rung] = replace(fitted, source_mean=own.source_mean, target_mean=own.target_mean)
+    return maps
 
 
 def _rungs(pair: Pair, site: int, origin: Origin, maps: Mapping[str, Alignment]) -> dict[str, Pieces]:
-    """Base's direction on post's Assistant rows at every rung. T1 moves every row alike, so it has T0's AUROC."""
-    rows = pair.assistant.rows["post"][site]
-    found = {
-        rung: read(pair, site, origin, rows if rung == "T0" else to_base(rows))
-        for rung, to_base in maps.items()
-        if rung != "T1"
-    }
+    """Base's direction on post's Assistant rows at every rung, and on base's own under the name "base".
+
+    T1 moves every row alike, so it has T0's AUROC.
+    """
+    rows = {model: pair.assistant.rows[model][site] for model in MODELS}
+    tested = {rung: to_base(rows["post"]) for rung, to_base in maps.items() if rung not in ("T0", "T1")}
+    found = read(pair, site, origin, {"T0": rows["post"], **tested, "base": rows["base"]})
     return {"T0": found["T0"], "T1": found["T0"], **found}
 
 
@@ -279,12 +274,13 @@ def _banded(won: Kernel, weights: Float[Tensor, "draw group"], n: int) -> list[E
     ]  # fmt: skip
 
 
-def _neighbours(pair: Pair, rng: np.random.Generator) -> list[dict[str, Any]]:
+def _neighbours(pair: Pair) -> list[dict[str, Any]]:
     """The frozen direction and its maps at the sites beside the chosen one: how much the choice of layer matters."""
     out = []
     for site in pair.neighbours:
         if site != pair.chosen:
-            rungs = _rungs(pair, site, "story", _maps(pair, site, rng)[0])
+            rungs = _rungs(pair, site, "story", _recentred(pair, site))
+            del rungs["base"]
             ladder = {rung: share(pieces, pair.assistant) for rung, pieces in rungs.items()}
             out.append({"layer": pair.sites[site].layer, "ladder": ladder})
     return out

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, get_type_hints
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from audit.comparisons.erasure import Erasure
 from audit.comparisons.geometry import Geometry
@@ -30,19 +32,36 @@ TABLE: Mapping[str, Callable[..., Comparison]] = {
 }
 
 
-def settings(name: str) -> frozenset[str]:
-    """The settings a comparison takes."""
-    return frozenset(TABLE[name].__dataclass_fields__)  # type: ignore[attr-defined]
+WORDS = {int: "a whole number of at least 1", str | None: "the path of a file, in quotes"}
+"""What a plan may give a setting of each type."""
+Count = Annotated[int, Field(ge=1)]
+
+
+def settings(name: str) -> dict[str, Any]:
+    """The settings that a plan may give a comparison, with their types. Margins have a table of their own."""
+    kinds, fields = get_type_hints(TABLE[name]), TABLE[name].__dataclass_fields__  # type: ignore[attr-defined]
+    return {key: kinds[key] for key in fields if key != "margin"}
 
 
 def build(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Comparison:
-    """A comparison with what the effort says, where it has such a setting, and what the plan says of it by name."""
-    known = settings(name)
-    unknown = sorted(set(own) - known)
-    if unknown:
-        raise AuditError(
-            f"comparisons.{name} has an unknown setting {unknown[0]}",
-            f"some of: {', '.join(sorted(known))}",
-            "Mend the plan",
-        )
-    return TABLE[name](**{key: value for key, value in common.items() if key in known}, **own)
+    """A comparison with what the whole plan says, where it has such a setting, and over that what it says by name.
+
+    Args:
+        name: a key of the table.
+        common: the effort's numbers and the margins.
+        own: the comparison's own settings, of keys that `settings` names.
+
+    Raises:
+        AuditError: a value of another type, or below its range.
+    """
+    kinds = settings(name)
+    for key, value in own.items():
+        adapter = TypeAdapter(Count if kinds[key] is int else kinds[key], config=ConfigDict(strict=True))
+        try:
+            adapter.validate_python(value)
+        except ValidationError:
+            found = f"plan has comparisons.{name}.{key} = {json.dumps(value, ensure_ascii=False)}"
+            do = f"Change comparisons.{name}.{key}, or leave it out for its default"
+            raise AuditError(found, WORDS.get(kinds[key], str(kinds[key])), do) from None
+    known = TABLE[name].__dataclass_fields__  # type: ignore[attr-defined]
+    return TABLE[name](**{**{key: value for key, value in common.items() if key in known}, **own})

@@ -1,1 +1,1 @@
-"""Windows onto a record: figures, the offline page and the notebook view. None computes a number or imports torch."""
+"""Windows onto a record: figures and the offline page. None computes a number or imports torch."""

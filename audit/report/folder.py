@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit.record import Record, write_findings
+from audit.record import Check, Record, write_findings
 from audit.report.page import render
 from probes.digest import AuditError
 
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     from probes.direction import Direction
 
 PAGE = "report.html"
+OUT = Path("persona-audit-out")
+"""Where everything goes for which nobody names a folder."""
 
 
-def default(record: Record, root: Path = Path("persona-audit-out")) -> Path:
+def default(record: Record) -> Path:
     """`persona-audit-out/<utc>-<plan digest 8>`."""
-    return root / record.run.id
+    return OUT / record.run.id
 
 
 def write(record: Record, out: Path, directions: Mapping[str, Direction]) -> Path:
@@ -41,9 +44,23 @@ def page(record: Record, path: Path) -> Path:
     Raises:
         AuditError: the path cannot be written.
     """
+    return _text(path, render(record))
+
+
+def proof(checks: Sequence[Check], out: Path) -> Path:
+    """Writes the checks of a pair to doctor.json in a folder, and returns the file.
+
+    Raises:
+        AuditError: the folder cannot be written.
+    """
+    content = [check.model_dump() for check in checks]
+    return _text(out / "doctor.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _text(path: Path, content: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(record), encoding="utf-8")
+        path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise AuditError(
             f"{path} cannot be written ({error.strerror})", "a writable folder", "Name another with --out"

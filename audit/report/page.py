@@ -62,12 +62,6 @@ def render(record: JSON | Dumped) -> str:
     )
 
 
-def notebook(record: JSON | Dumped) -> str:
-    """The verdicts of a record as a small HTML fragment for `_repr_html_`: no script, no style sheet, either theme."""
-    view = plain(record)
-    return _template("notebook.html.j2").render(record=view, rooms=rooms(view), verdicts=VERDICTS)
-
-
 def plain(record: JSON | Dumped) -> JSON:
     """The record as a dict, whichever of the two it came as."""
     return record if isinstance(record, Mapping) else record.model_dump(mode="json")

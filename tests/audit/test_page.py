@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from audit.report.facts import beside, erasure, geometry
-from audit.report.page import notebook, render
+from audit.report.page import render
 from audit.report.passages import sheet
 from audit.report.room import VERDICTS
 
@@ -134,8 +134,8 @@ def test_every_door_is_escaped(path: tuple[Any, ...]) -> None:
     for key in path[:-1]:
         node = node[key]
     node[path[-1]] = HOSTILE
-    for html in (render(record), notebook(record)):
-        assert HOSTILE not in html and "<img" not in html.split("plotly.js v")[0]
+    html = render(record)
+    assert HOSTILE not in html and "<img" not in html.split("plotly.js v")[0]
 
 
 def test_provenance_is_last(page: Reader) -> None:
@@ -169,7 +169,6 @@ def test_reasons_are_named() -> None:
 @pytest.mark.parametrize("record", [{}, {"verdicts": [], "findings": []}])
 def test_an_empty_record_still_renders(record: dict[str, Any]) -> None:
     assert "The record holds no verdict." in read(render(record)).text
-    assert "The record holds no verdict." in notebook(record)
 
 
 @pytest.mark.parametrize("name", VERDICTS)
@@ -192,11 +191,6 @@ def test_rendering_needs_no_torch() -> None:
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
-
-
-def test_notebook_is_small_and_without_script() -> None:
-    html = notebook(SAMPLE["record"]())
-    assert len(html) < 5000 and "<script" not in html and "novel" in html and "0.54 [0.51, 0.56]" in html
 
 
 def test_tokens_are_shaded_by_projection_on_one_scale() -> None:

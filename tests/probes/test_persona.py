@@ -36,7 +36,7 @@ def write(folder: Path, lines: list[Any], header: str | None = HEADER, name: str
 def test_a_good_folder_is_read_whole(tmp_path: Path) -> None:
     library = read(write(tmp_path, [*GOOD, ""]))
     (persona,) = library.personas
-    assert (persona.name, persona.alarm, persona.label_one, persona.weaknesses) == ("deception", True, "a lie", "")
+    assert (persona.name, persona.alarm, persona.label_one, persona.weaknesses) == ("deception", True, "a lie", ())
     assert [line.label for line in persona.lines] == [1, 0, 0, 1]
     assert persona.lines[0].span == (9, 20) and persona.lines[1].span is None
     assert (persona.lines[1].control, persona.lines[1].author) == ("honest-mistake", "post")
@@ -48,7 +48,7 @@ def test_a_good_folder_is_read_whole(tmp_path: Path) -> None:
 def test_persona_toml_serves_a_folder_of_one(tmp_path: Path) -> None:
     write(tmp_path, GOOD, None)
     (tmp_path / "persona.toml").write_text(HEADER + 'weaknesses = "few"\n')
-    assert read(tmp_path).personas[0].weaknesses == "few"
+    assert read(tmp_path).personas[0].weaknesses == ("few",)
 
 
 def test_several_files_make_one_library(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_statements_are_paired_at_random_by_seed(tmp_path: Path) -> None:
     persona = read_evals(path)
     assert (persona.name, len(persona.lines)) == ("likes", 20)
     assert Counter(line.domain for line in persona.lines) == {"story": 10, "assistant": 10}
-    assert "10 statements had no partner" in persona.weaknesses
+    assert any("10 statements had no partner" in each for each in persona.weaknesses)
     for one, two in zip(persona.lines[::2], persona.lines[1::2], strict=True):
         assert one.pair == two.pair == one.scenario == two.scenario and one.domain == two.domain
         assert (one.label, two.label) == (1, 0)

@@ -84,7 +84,7 @@ def fitted(pair: Pair, site: int, origin: Origin, train: Bool[Tensor, "fit row"]
 
 
 def read(pair: Pair, site: int, origin: Origin, tested: Mapping[str, Rows]) -> dict[str, Pieces]:
-    """AUROC of base's direction on the Assistant's rows under each name: either model's, mapped or not. One fit for all."""
+    """AUROC of base's direction on named rows of the Assistant, either model's, mapped or not: one fit for all."""
     judged, rows = pair.assistant, torch.stack(list(tested.values()))
     if origin == "story":
         direction = fitted(pair, site, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]

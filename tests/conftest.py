@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -46,6 +47,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A store of the module's own, and no progress bars."""
+    from audit.conduct import Setting
+
+    return Setting(store=tmp_path_factory.mktemp("store"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def refs(checkpoint: Callable[..., Path]) -> dict[str, str]:
+    """A tiny pair by its folders: one architecture under two seeds."""
+    return {"base": str(checkpoint("llama")), "post": str(checkpoint("llama", seed=1))}
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,10 @@ class Erasure:
 
 
 def _left(
-    judged: Judged, base: Float[Tensor, "row d_model"], rows: Float[Tensor, "row d_model"], erased: Bool[Tensor, "draw row"]
+    judged: Judged,
+    base: Float[Tensor, "row d_model"],
+    rows: Float[Tensor, "row d_model"],
+    erased: Bool[Tensor, "draw row"],
 ) -> Pieces:
     """AUROC of a probe fitted after erasing, mean over the labellings that were erased.
 

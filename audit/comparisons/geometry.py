@@ -19,7 +19,7 @@ from torch import Tensor
 from audit.estimate import Estimate, estimate
 from audit.finding import Finding
 from audit.pair import MODELS, Judged, Pair
-from audit.resampling import flips, metric_factor, seed_of, shared_share, u_statistic
+from audit.resampling import SharedShare, flips, metric_factor, seed_of, shared_share, u_statistic
 from audit.transport import TokenRows
 from probes.alignment import Alignment, affine, rotate
 from probes.direction import lda, pca
@@ -47,7 +47,7 @@ class Geometry:
     name = "geometry"
 
     def __call__(self, pair: Pair, rng: np.random.Generator) -> Finding:
-        """The finding at the pair's chosen site; S^2 is the headline, S^2 with the labels of pairs turned its control."""
+        """The finding at the pair's chosen site; S^2 is the headline, S^2 of turned pairs its control."""
         judged, tokens, persona = pair.assistant, pair.tokens(pair.chosen), pair.persona.name
         if judged.n_groups < 4:
             return Finding.not_measured(persona, self.name, str(pair.site), "too few groups")
@@ -90,11 +90,13 @@ def _shared(pair: Pair, tokens: TokenRows, maps: dict[str, Alignment]) -> dict[s
             shared[rung] = after
     return {
         "shared": shared, "established": own.share is not None, "base_strength": own.base, "post_strength": own.post,
-        "shared_control": _turned_share(pair, delta["base"], factor),
+        "shared_control": _turned_share(pair, delta["base"], factor, own),
     }  # fmt: skip
 
 
-def _turned_share(pair: Pair, base: Float[Tensor, "group d_model"], factor: Float[Tensor, "d_model rank"]) -> Estimate:
+def _turned_share(
+    pair: Pair, base: Float[Tensor, "group d_model"], factor: Float[Tensor, "d_model rank"], own: SharedShare
+) -> Estimate:
     """S^2 where there is nothing to share: the pairs of post turned by coin, over the strengths of the unturned labels.
 
     One coin a pair, the same in each of its halves; mean and 95 % over `TURNED` draws.
@@ -102,10 +104,10 @@ def _turned_share(pair: Pair, base: Float[Tensor, "group d_model"], factor: Floa
     judged = pair.assistant
     coins = flips(judged.pairs, TURNED, seed_of(pair.seed, "geometry", "turned", pair.persona.name))
     rows, values = judged.rows["post"][pair.chosen], []
-    whole = u_statistic(base, base, factor).full * u_statistic(*(differences(judged, rows),) * 2, factor).full
+    whole = max(abs(own.base.value * own.post.value), 1e-300)
     for coin in coins:
         crossed = u_statistic(base, differences(judged, torch.where(coin[:, None], -rows, rows)), factor).full
-        values.append(float(crossed * crossed.abs() / whole.abs().clamp(min=1e-300)))
+        values.append(float(crossed * crossed.abs()) / whole)
     return _spread(values, len(judged.passages), judged.n_groups, "shared share")
 
 

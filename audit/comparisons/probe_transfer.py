@@ -101,7 +101,8 @@ class ProbeTransfer:
             details["own_direction"] = own_direction(pair, self.direction)
         return Finding(
             id=blank.id, persona=persona, comparison=self.name, site=site, status="measured",
-            headline=share(readings["story"]["T0"], pair.assistant), control=_chance(pair, null["post"][:, pair.chosen]),
+            headline=share(readings["story"]["T0"], pair.assistant),
+            control=_chance(pair, null["post"][:, pair.chosen]),
             p=float(carried["post"]["p"]), tried=len(pair.sites), details=details,
         )  # fmt: skip
 
@@ -156,7 +157,7 @@ def _chance(pair: Pair, null: Float[Tensor, " draw"]) -> Estimate:
 
 
 def _recentred(pair: Pair, site: int) -> dict[str, Alignment]:
-    """T0 to T4 at a site. The maps' matrices come from plain tokens; the mean is the judged domain's, without a label."""
+    """T0 to T4 at a site. Their matrices come from plain tokens; the mean is the judged domain's, without a label."""
     judged = pair.assistant
     own = recentre(judged.rows["post"][site], judged.rows["base"][site])
     maps = {"T0": frozen(len(own.source_mean)), "T1": own}

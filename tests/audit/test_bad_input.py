@@ -32,16 +32,6 @@ NOWHERE = {"base": "no/such-base", "post": "no/such-post", "setting": Setting(of
 """Models that cannot be loaded: what is refused before them cost nothing."""
 
 
-@pytest.fixture(scope="module")
-def setting(tmp_path_factory):
-    return Setting(store=tmp_path_factory.mktemp("store"), progress=False)
-
-
-@pytest.fixture(scope="module")
-def refs(checkpoint):
-    return {"base": str(checkpoint("llama")), "post": str(checkpoint("llama", seed=1))}
-
-
 def quick(**comparisons):
     return plan_of({"effort": "glance", "comparisons": comparisons})
 

@@ -171,7 +171,6 @@ def test_every_verdict_is_on_the_first_screen(seen: Seen) -> None:
         assert NUMBER.search(item["says"]["text"])
 
 
-@pytest.mark.xfail(reason="known defect: something on the page is wider than a narrow screen")
 def test_nothing_has_to_be_scrolled_sideways(seen: Seen) -> None:
     assert wider(seen.page) == 0
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 import tiny
 import torch
+from shell import command
 
 from audit.conduct import Setting, audit, conduct, doctor
 from audit.plan import plan_of
@@ -17,16 +18,6 @@ from audit.report.folder import write
 from probes.digest import AuditError
 
 QUICK = plan_of({"effort": "glance"})
-
-
-@pytest.fixture(scope="module")
-def setting(tmp_path_factory):
-    return Setting(store=tmp_path_factory.mktemp("store"), progress=False)
-
-
-@pytest.fixture(scope="module")
-def refs(checkpoint):
-    return {"base": str(checkpoint("llama")), "post": str(checkpoint("llama", seed=1))}
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +52,6 @@ def persona_folder(path, groups=6, name="small", alarm="true"):
         f'name = "{name}"\ndefinition = "d"\nlabel_one = "l"\nalarm = {alarm}\nlicence = "MIT"\nmade = "m"\nweaknesses = "w"\n'
     )
     return path
-
-
-def command(*arguments, cwd, env=None):
-    """The command line in a process of its own."""
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-m", "audit.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
-        timeout=300,
-    )
 
 
 def test_a_record_is_written_read_and_rendered_again(conducted, tmp_path):

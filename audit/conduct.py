@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from audit.comparisons.table import Comparison
     from audit.diagnosis import Doctor
     from audit.finding import Finding
-    from audit.pair import Pair, Recorder, Texts
+    from audit.pair import Pair, Recorder
+    from audit.texts import Texts
     from probes.direction import Direction
     from probes.model import Subject
     from probes.site import Site
@@ -204,13 +205,19 @@ def _prepare(plan: Plan, models: Mapping[str, Model], setting: Setting, open_mod
 
     from audit.controls import load_direction
     from audit.diagnosis import same_dtype, same_shape
-    from audit.pair import Recorder, agree
+    from audit.pair import Recorder
+    from audit.texts import agree
+    from probes.direction import Direction
     from probes.model import load
     from probes.site import sites
     from probes.store import Store
 
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
+    own = getattr(comparisons.get("probe_transfer"), "direction", None)
+    if own:
+        # Whether there is such a file is known before two models are loaded.
+        Direction.load(Path(own))
     loaded: dict[str, Subject] = {}
     for name, ref in models.items():
         where = str(folder(ref)) if isinstance(ref, str) and ref.startswith(PREFIX) else ref
@@ -226,7 +233,7 @@ def _prepare(plan: Plan, models: Mapping[str, Model], setting: Setting, open_mod
     same_shape(loaded["base"], loaded["post"])
     same_dtype(loaded["base"], loaded["post"])
     places = sites(plan.sites.stream, plan.sites.layers, loaded["base"].n_layers)
-    if own := getattr(comparisons.get("probe_transfer"), "direction", None):
+    if own:
         load_direction(own, places, loaded["base"].d_model)
     texts = agree(library.personas, library.plain, loaded["base"], loaded["post"], plan.pair.template)
     recorder = Recorder(
@@ -241,6 +248,7 @@ def _comparisons(plan: Plan) -> dict[str, Comparison]:
 
     common = {
         "bootstrap": plan.draws.bootstrap, "permutations": plan.draws.permutations,
+        "logistic_null": plan.draws.logistic_null,
         "random_maps": plan.draws.random_maps, "margin": (plan.margins.carried, plan.margins.not_carried),
     }  # fmt: skip
     for name, own in plan.comparisons.items():
@@ -269,6 +277,10 @@ def _compare(prepared: Prepared) -> tuple[list[Finding], dict[str, Direction]]:
             where, why = str(prepared.sites[len(prepared.sites) // 2]), prepared.texts.named(str(error))
             findings += [Finding.not_measured(persona.name, name, where, why) for name in prepared.comparisons]
             continue
+        except (MemoryError, RuntimeError) as error:
+            # torch's want of memory is a RuntimeError too.
+            do = "Free memory, or choose another --device or pair.dtype: what was recorded is kept"
+            raise AuditError(f"Recording '{persona.name}': {_why(error)}", "two forward passes", do) from error
         findings += [_one(name, prepared, pair) for name in prepared.comparisons]
         provenance = {"persona": persona.name, "model": prepared.plan.pair.base, "plan": prepared.plan.digest}
         # Where no direction can be fitted the comparisons have said why.

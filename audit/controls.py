@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.estimate import Estimate
-from audit.pair import MODELS, Model, Pair
+from audit.estimate import Estimate, drawn
+from audit.pair import MODELS, Judged, Model, Pair
 from audit.readability import (
     Pieces,
     apart_from_surprisal,
@@ -23,9 +23,9 @@ from audit.readability import (
     reading,
     share,
 )  # fmt: skip
-from audit.resampling import auroc, estimate_auroc, kernel
+from audit.resampling import auroc, estimate_auroc, flips, kernel, seed_of
 from probes.digest import AuditError, digest
-from probes.direction import Direction, choose_strength, lda, logistic, mass_mean
+from probes.direction import Direction, choose_strength, lda, lda_scores, logistic, mass_mean
 from probes.passage import Passage
 from probes.site import Site
 
@@ -36,8 +36,14 @@ SAMPLE = 24
 """Passages of which the worst are shown."""
 
 
-def other_probes(pair: Pair, rng: np.random.Generator) -> dict[str, dict[str, Estimate]]:
-    """Other kinds of probe at the chosen site, fitted on base's stories and judged on the Assistant of both models."""
+def other_probes(
+    pair: Pair, permutations: int, logistic_null: int, rng: np.random.Generator
+) -> dict[str, dict[str, Estimate]]:
+    """Kinds of probe at the chosen site, fitted on base's stories: what each reads in the Assistant of both models.
+
+    Under "null", what it reads in post when the labels of its stories are turned within pairs and it is fitted anew:
+    `permutations` times, or `logistic_null` times for the logistic probe, its strength then fixed at the chosen one.
+    """
     story, judged = pair.story, pair.assistant
     rows, everyone = story.rows["base"][pair.chosen], torch.ones(1, len(story.passages))
     strengths = torch.tensor(STRENGTHS, dtype=torch.float64)
@@ -49,14 +55,28 @@ def other_probes(pair: Pair, rng: np.random.Generator) -> dict[str, dict[str, Es
         "logistic": logistic(rows, story.labels, everyone, strength).vector.reshape(-1),
         "pca": _first_axis(rows, story.labels),
     }
-    return {
-        name: {
-            model: share(Pieces(won.auroc(), won.deleted()), judged)
-            for model in MODELS
-            if (won := kernel(judged.rows[model][pair.chosen] @ direction, judged.labels, judged.groups))
-        }
-        for name, direction in directions.items()
+    out: dict[str, dict[str, Estimate]] = {}
+    for name, direction in directions.items():
+        won = {m: kernel(judged.rows[m][pair.chosen] @ direction, judged.labels, judged.groups) for m in MODELS}
+        out[name] = {model: share(Pieces(value.auroc(), value.deleted()), judged) for model, value in won.items()}
+    coins = flips(story.pairs, max(permutations, logistic_null), seed_of(pair.seed, "probes", pair.persona.name))
+    labels, post = story.labels ^ coins, judged.rows["post"][pair.chosen]
+    scores = {
+        "lda": lda_scores(rows, labels[:permutations], everyone, post)[0],
+        "mass_mean": lda_scores(rows, labels[:permutations], everyone, post, shrinkage=1.0)[0],
     }
+    if logistic_null:
+        fits = [logistic(rows, some, everyone, strength).vector.reshape(-1) for some in labels[:logistic_null]]
+        scores["logistic"] = torch.stack(fits) @ post.T
+    for name, values in scores.items():
+        out[name]["null"] = turned(auroc(values, judged.labels), judged)
+    return out
+
+
+def turned(null: Float[Tensor, " draw"], judged: Judged) -> Estimate:
+    """What is read of labels turned by coin within pairs: mean and 95 % of draws."""
+    return drawn(null, method="labels turned within pairs", unit="auroc", n=len(judged.passages),
+                 n_groups=judged.n_groups)  # fmt: skip
 
 
 def _first_axis(rows: Float[Tensor, "row d_model"], labels: Tensor) -> Float[Tensor, " d_model"]:
@@ -105,13 +125,16 @@ def misread(pair: Pair) -> list[dict[str, Any]]:
     wrong = torch.where(judged.labels, -scores, scores)
     worst = [judged.passages[i] for i in sorted(sample, key=lambda i: -float(wrong[i]))[:MISREAD]]
     values = pair.recorder.token_values([judged.passages[i] for i in sample], pair.site)
-    shown = {
+    shown: dict[Model, Tensor] = {
         m: (v.at(pair.site).double() @ frozen_.directions[0] - frozen_.thresholds[0]) / spread
         for m, v in values.items()
     }
     at = {name: i for i, name in enumerate(values["base"].passages)}
-    return [_tokens(passage, {m: along[[at[f"{passage.id}:{t}"] for t in range(1, len(passage.token_ids))]]
-                              for m, along in shown.items()}) for passage in worst]  # fmt: skip
+    found = []
+    for passage in worst:
+        own = [at[f"{passage.id}:{t}"] for t in range(1, len(passage.token_ids))]
+        found.append(_tokens(passage, {"base": shown["base"][own], "post": shown["post"][own]}))
+    return found
 
 
 def _tokens(passage: Passage, along: dict[Model, Float[Tensor, " token"]]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from audit.pair import Recorder, Texts
+from audit.pair import Recorder
+from audit.texts import Texts
 from audit.workload import Forecast
 from probes.checkpoint import first_line
 from probes.digest import AuditError
@@ -103,9 +104,10 @@ def examine(texts: Texts, recorder: Recorder) -> list[Checked]:
         _tried(texts, "vocabulary", _vocabularies, base, post, everything),
         _tried(texts, "BOS", _bos, base, everything),
         Checked("chat template", f"taken from {texts.template_from}" if texts.template else "none anywhere",
-                "a template both models are read under", "Set pair.template to a jinja file", texts.template is not None),
-        Checked("dtype", f"base {base.dtype}, post {post.dtype}", "the same in both", "Set pair.dtype to float32 or bfloat16",
-                base.dtype == post.dtype),
+                "a template both models are read under", "Set pair.template to a jinja file",
+                texts.template is not None),
+        Checked("dtype", f"base {base.dtype}, post {post.dtype}", "the same in both",
+                "Set pair.dtype to float32 or bfloat16", base.dtype == post.dtype),
         _tried(texts, "reliability of directions", _reliability, texts, base.d_model),
     ]  # fmt: skip
 
@@ -163,7 +165,8 @@ def _vocabularies(base: Subject, post: Subject, passages: Sequence[Passage]) -> 
     room = min(base.vocab_size, post.vocab_size)
     return Checked(
         "vocabulary", f"base {base.vocab_size} rows, post {post.vocab_size}, largest id {largest}",
-        "every id inside both embeddings", "Resize the embeddings, or use the tokenizer the model was trained with", largest < room,
+        "every id inside both embeddings",
+        "Resize the embeddings, or use the tokenizer the model was trained with", largest < room,
     )  # fmt: skip
 
 
@@ -250,8 +253,10 @@ def _bridge(name: str, subject: Subject, some: Sequence[Passage], sites: Sequenc
 def _repeats(name: str, subject: Subject, some: Sequence[Passage], sites: Sequence[Site]) -> Checked:
     one, other = (record(subject, some, sites, progress=False).values for _ in range(2))
     same = bool(torch.equal(one, other))
-    return Checked(f"determinism ({name})", "two recordings are bit-identical" if same else f"two recordings differ by {_largest(one, other):.1e}",
-                   "bit-identical", "Fix the thread count, or expect digests to differ", same)  # fmt: skip
+    found = "two recordings are bit-identical" if same else f"two recordings differ by {_largest(one, other):.1e}"
+    return Checked(
+        f"determinism ({name})", found, "bit-identical", "Fix the thread count, or expect digests to differ", same
+    )
 
 
 def _surprisal(some: Sequence[Passage], recorder: Recorder) -> Checked:

@@ -118,6 +118,16 @@ def estimates(
     ]
 
 
+def drawn(values: ArrayLike, *, method: str, unit: str, n: int, n_groups: int) -> Estimate:
+    """Mean and central 95 % of random draws: how far chance spreads, not how well a value is known."""
+    draws = _finite(values)
+    mean, (low, high) = float(draws.mean()), np.quantile(draws, [0.025, 0.975])
+    return Estimate(
+        value=mean, low=min(float(low), mean), high=max(float(high), mean),
+        method=method, unit=unit, n=n, n_groups=n_groups,
+    )  # fmt: skip
+
+
 def jackknife(full: ArrayLike, deleted: ArrayLike, level: float = 0.95, scale: Scale = "logit") -> Interval:
     """Delete-one-group jackknife interval, t with G - 1 degrees of freedom, made on `scale` and carried back.
 

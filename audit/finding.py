@@ -9,7 +9,10 @@ from typing_extensions import TypeAliasType
 
 from audit.estimate import Estimate
 
-Detail = TypeAliasType("Detail", "Estimate | bool | int | float | str | None | list[Detail] | dict[str, Detail]")
+Detail = TypeAliasType(  # a recursive alias as pydantic reads it; `type` statements need Python 3.12
+    "Detail",
+    "Estimate | bool | int | float | str | None | list[Detail] | dict[str, Detail]",  # pyright: ignore
+)
 """JSON in which an object with exactly an estimate's keys is an `Estimate`, when made and when read back."""
 
 

@@ -1,16 +1,14 @@
 """The pair contract: base and post read on the same tokens, row by row.
 
-Passages are tokenised once. Where the two tokenizers disagree on a passage its whole contrast pair is counted out and
-named; where they agree on none the pair is refused. `material` records both models and hands out one `Pair` a persona.
+`material` records both models on the texts they agree on and hands out one `Pair` a persona.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,12 +16,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from audit.resampling import kernel, seed_of
+from audit.texts import Texts
 from audit.transport import Maps, TokenRows, fit_maps
 from probes.activations import Activations, Pooling
-from probes.digest import AuditError, digest
+from probes.digest import AuditError
 from probes.direction import lda
-from probes.line import Line
-from probes.passage import Passage, render
+from probes.passage import Passage
 from probes.persona import Persona
 from probes.recorder import record, record_tokens
 from probes.site import Site
@@ -55,22 +53,27 @@ class Judged:
     surprisal: dict[Model, Float[Tensor, " row"]]
     """Mean -log p of the scored span, nats a token."""
 
-    @property
+    @cached_property
     def labels(self) -> Bool[Tensor, " row"]:
         """True for label 1."""
         return torch.tensor([passage.label == 1 for passage in self.passages])
 
-    @property
+    @cached_property
     def groups(self) -> list[str]:
         """Each row's scenario."""
         return [passage.group for passage in self.passages]
 
-    @property
+    @cached_property
+    def group(self) -> Int[Tensor, " row"]:
+        """Each row's scenario as an index into their sorted names."""
+        return torch.from_numpy(np.unique(np.asarray(self.groups, dtype=str), return_inverse=True)[1])
+
+    @cached_property
     def pairs(self) -> list[str]:
         """Each row's contrast pair."""
         return [str(passage.pair) for passage in self.passages]
 
-    @property
+    @cached_property
     def n_groups(self) -> int:
         """Scenarios."""
         return len(set(self.groups))
@@ -160,120 +163,13 @@ class Recorder:
             for name, subject in self._models()
         }
 
+    def remember(self, given: Sequence[Any], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """A small result by what it is computed from, kept in the store where there is one."""
+        return make() if self.store is None else self.store.remembered(given, make)
+
     def _models(self) -> Iterator[tuple[Model, Subject]]:
         yield "base", self.base
         yield "post", self.post
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """A contrast pair that was counted out, or a plain text, which goes by its scenario and has no persona."""
-
-    pair: str
-    reason: str
-    persona: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Texts:
-    """Every persona's passages as both tokenizers agree on them."""
-
-    passages: dict[str, tuple[Passage, ...]]
-    plain: tuple[Passage, ...]
-    excluded: tuple[Excluded, ...]
-    template: str | None
-    template_from: str
-    """Who the chat template was taken from: base, post, or a file."""
-
-    @property
-    def ids(self) -> str:
-        """Digest of every token id of every passage: what "the same text in both models" means."""
-        everything = (*(p for name in sorted(self.passages) for p in self.passages[name]), *self.plain)
-        return digest([[list(passage.token_ids), list(passage.span)] for passage in everything])
-
-    def named(self, message: str) -> str:
-        """A message in which a passage is called by its pair and scenario, as its file has them, and not by its id."""
-
-        def name(match: re.Match[str]) -> str:
-            everything = (*self.plain, *(passage for some in self.passages.values() for passage in some))
-            for passage in everything:
-                if passage.id == match[1]:
-                    own = f"pair {passage.pair!r}" if passage.pair else "the plain text"
-                    return f"{own} of scenario {passage.group!r}"
-            return match[0]
-
-        return re.sub(r"passage ([0-9a-f]{64})", name, message)
-
-
-def template_of(base: Subject, post: Subject, choice: str) -> tuple[str | None, str]:
-    """The one chat template both models are read under, and who it came from.
-
-    Args:
-        choice: "auto" (base's own, else post's), "base", "post", or the path of a jinja file.
-
-    Raises:
-        AuditError: the named side has none, or the file cannot be read.
-    """
-    own = {"base": base.template, "post": post.template}
-    if choice == "auto":
-        name = "base" if own["base"] is not None else "post"
-        return own[name], name
-    if choice in own:
-        if own[choice] is None:
-            raise AuditError(
-                f"{choice} has no chat template", "one, as the plan's pair.template says", "Set it to 'auto'"
-            )
-        return own[choice], choice
-    try:
-        return Path(choice).read_text(encoding="utf-8"), choice
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise AuditError(
-            f"pair.template = '{choice}' cannot be read ({reason})",
-            "auto, base, post or a jinja file",
-            "Mend the path or the file",
-        ) from error
-
-
-def agree(
-    personas: Sequence[Persona], plain: Sequence[Line], base: Subject, post: Subject, template: str = "auto"
-) -> Texts:
-    """Tokenises everything once, and counts out what the two tokenizers do not agree on.
-
-    Raises:
-        AuditError: no passage is tokenised alike, or there are chats and no template anywhere.
-    """
-    text, origin = template_of(base, post, template)
-    other = None if base.tokenizer_digest == post.tokenizer_digest else post
-    reason = "the two tokenizers split it differently"
-    excluded: list[Excluded] = []
-    passages: dict[str, tuple[Passage, ...]] = {}
-    for persona in personas:
-        ours = [render(line, base.tokenizer, text) for line in persona.lines]
-        apart = {str(passage.pair) for passage in _differing(persona.lines, ours, other, text)}
-        excluded += [Excluded(pair, reason, persona.name) for pair in sorted(apart)]
-        passages[persona.name] = tuple(passage for passage in ours if passage.pair not in apart)
-        if not passages[persona.name]:
-            raise AuditError(
-                f"base and post split every passage of '{persona.name}' differently",
-                "two models with one tokenizer", "Audit models of one family",
-            )  # fmt: skip
-    readable = [line for line in plain if line.messages is None or text is not None]
-    neutral = [render(line, base.tokenizer, text) for line in readable]
-    differ = dict.fromkeys(_differing(readable, neutral, other, text))
-    excluded += [Excluded(passage.group, f"plain text: {reason}") for passage in differ]
-    kept = tuple(passage for passage in dict.fromkeys(neutral) if passage not in differ)
-    return Texts(passages, kept, tuple(excluded), text, origin)
-
-
-def _differing(
-    lines: Sequence[Line], ours: Sequence[Passage], other: Subject | None, template: str | None
-) -> list[Passage]:
-    """Those of our passages that the other model's tokenizer, where it has one of its own, splits otherwise."""
-    if other is None:
-        return []
-    theirs = (render(line, other.tokenizer, template) for line in lines)
-    return [our for our, their in zip(ours, theirs, strict=True) if our.token_ids != their.token_ids]
 
 
 def material(
@@ -304,8 +200,12 @@ def _judged(
     fold = (
         folds(groups, min(FOLDS, len(set(groups))), rng) if len(set(groups)) > 1 else np.zeros(len(at), dtype=np.int64)
     )
-    rows = {name: values.values[at].double().transpose(0, 1).contiguous() for name, values in read.items()}
-    surprisal = {name: values.surprisal[at].double() for name, values in read.items() if values.surprisal is not None}
+    rows: dict[Model, Tensor] = {
+        name: values.values[at].double().transpose(0, 1).contiguous() for name, values in read.items()
+    }
+    surprisal: dict[Model, Tensor] = {
+        name: values.surprisal[at].double() for name, values in read.items() if values.surprisal is not None
+    }
     return Judged(mine, fold, rows, surprisal)
 
 

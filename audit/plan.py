@@ -40,7 +40,7 @@ class Effort:
     Attributes:
         bootstrap: Draws of the group bootstrap (curves and their bands).
         permutations: Draws of the within-pair label permutation, the fit repeated in each (mass-mean, LDA).
-        logistic_null: The same for logistic regression; 0 means its null is not drawn.
+        logistic_null: The same for logistic regression, its strength fixed; 0 means its null is not drawn.
         random_maps: Seeds of random maps and random erasers.
     """
 

@@ -146,11 +146,10 @@ def plainly(pieces: Pieces, judged: Judged, unit: str, level: float = 0.95) -> E
 def balanced_accuracy(judged: Judged, scores: Float[Tensor, " row"]) -> Pieces:
     """Mean of sensitivity and specificity at threshold zero, and without each group."""
     right = torch.where(judged.labels, scores > 0, scores <= 0).double()
-    names = sorted(set(judged.groups))
-    member = torch.tensor([[name == group for group in judged.groups] for name in names]).double()
     parts = []
     for kind in (judged.labels, ~judged.labels):
-        hits, count = member @ (right * kind), member @ kind.double()
+        weighed = (right * kind, kind.double())
+        hits, count = (torch.bincount(judged.group, values, judged.n_groups) for values in weighed)
         parts.append(Pieces(hits.sum() / count.sum(), (hits.sum() - hits) / (count.sum() - count).clamp(min=1)))
     return Pieces((parts[0].full + parts[1].full) / 2, (parts[0].deleted + parts[1].deleted) / 2)
 

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from audit.estimate import Estimate, Interval, estimate, estimates
+from audit.estimate import Estimate, Interval, estimates
 from audit.estimate import jackknife as jackknife
 from probes.digest import AuditError, digest
 
@@ -86,12 +86,20 @@ def auroc(scores: Float[Tensor, "*batch row"], labels: Bool[Tensor, "*#batch row
         labels: one vector for all, or one a batch entry (permuted labels); both labels in each.
     """
     scores, labels = _finite(scores).contiguous(), torch.as_tensor(labels).bool()
-    ordered = scores.sort(-1).values
-    midrank = (torch.searchsorted(ordered, scores) + torch.searchsorted(ordered, scores, right=True) + 1) / 2.0
+    ordered, order = scores.sort(-1)
     positives = labels.sum(-1).double()
     pairs = positives * (labels.shape[-1] - positives)
     _need(bool((pairs > 0).all()), "The judged rows hold one label only", "both labels", "Add pairs")
-    return ((midrank.double() * labels).sum(-1) - positives * (positives + 1) / 2) / pairs
+    wide = torch.broadcast_shapes(scores.shape, labels.shape)
+    place = torch.arange(1, wide[-1] + 1, dtype=torch.float64)
+    ranks = labels.expand(wide).gather(-1, order.expand(wide)).double() @ place
+    # A row's place in the order is its rank, but among ties, which take three times as long and are rare.
+    tied = (ordered[..., 1:] == ordered[..., :-1]).any(-1).expand(wide[:-1])
+    if bool(tied.any()):
+        some, among = scores.expand(wide)[tied], ordered.expand(wide)[tied]
+        midrank = (torch.searchsorted(among, some) + torch.searchsorted(among, some, right=True) + 1) / 2.0
+        ranks[tied] = (midrank.double() * labels.expand(wide)[tied]).sum(-1)
+    return (ranks - positives * (positives + 1) / 2) / pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,78 +307,6 @@ def ceiling(
 
     scores, full, deleted = zip(*(one(part.double()) for part in rows.split(_step(n_rows * width))), strict=True)
     return Refitted(torch.cat(scores), torch.cat(full), torch.cat(deleted, 1))
-
-
-class Strength(NamedTuple):
-    """A u-statistic on all groups, and with each group left out."""
-
-    full: Float[Tensor, ""]
-    deleted: Float[Tensor, " group"]
-
-
-@dataclass(frozen=True)
-class SharedShare:
-    """How much of their class difference two models have in common.
-
-    Attributes:
-        share: S2, cos^2 of the turn with the cosine's sign; None when either strength's lower bound is <= 0.
-        base: u(base, base), the unbiased squared length of base's difference in the metric.
-        post: the same of post.
-    """
-
-    share: Estimate | None
-    base: Estimate
-    post: Estimate
-
-
-def metric_factor(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """F with F F' = (covariance + trace / d identity)^-1: `shared_share`'s metric, from base's plain token rows."""
-    wide = covariance.double()
-    eye = torch.eye(len(wide), dtype=torch.float64)
-    root = torch.linalg.cholesky(wide + wide.trace() / len(wide) * eye)
-    return torch.linalg.solve_triangular(root, eye, upper=False).mT
-
-
-def u_statistic(x: Float[Tensor, "group d"], y: Float[Tensor, "group d"], factor: Float[Tensor, "d rank"]) -> Strength:
-    """Sum over i != j of x_i' M y_j / (G (G - 1)), M = factor factor', and the same without each group.
-
-    Unbiased for (mean x)' M (mean y): noise that x_i and y_i share never meets itself. Needs three groups.
-    """
-    x, y = _finite(x), _finite(y)
-    left = x @ factor
-    return _cross(left, left if torch.equal(x, y) else y @ factor)
-
-
-def shared_share(
-    base: Float[Tensor, "group d"], post: Float[Tensor, "group d"], factor: Float[Tensor, "d rank"], *, n: int = 0
-) -> SharedShare:
-    """S2 = sign(u_bp) u_bp^2 / (u_bb u_pp) with its jackknife-t interval; exactly 1 [1, 1] when base equals post.
-
-    Args:
-        base: each group's mean over its pairs of (positive - negative), in base.
-        post: the same groups in post, or carried to base's coordinates.
-        factor: see `metric_factor`.
-        n: rows behind the groups (their number if not given).
-    """
-    base, post, n = _finite(base), _finite(post), n or len(base)
-    b = base @ factor
-    p = b if torch.equal(base, post) else post @ factor
-    own, other, both = _cross(b, b), _cross(p, p), _cross(b, p)
-    strength, strength_post = (estimate(*u, unit="squared length", n=n) for u in (own, other))
-    share = None
-    if strength.above(0.0) and strength_post.above(0.0) and bool((torch.minimum(own[1], other[1]) > 0).all()):
-        s2 = (c * c.abs() / (u * v) for u, v, c in zip(own, other, both, strict=True))
-        share = estimate(*s2, unit="shared share", n=n)
-    return SharedShare(share, strength, strength_post)
-
-
-def _cross(x: Float[Tensor, "group rank"], y: Float[Tensor, "group rank"]) -> Strength:
-    n = len(x)
-    _need(n >= 3, f"{n} groups", "three groups or more", "Add scenarios")
-    own, sums = (x * y).sum(-1), (x.sum(0), y.sum(0))
-    whole = (sums[0] * sums[1]).sum() - own.sum()
-    without = whole - (x * (sums[1] - y)).sum(-1) - ((sums[0] - x) * y).sum(-1)
-    return Strength(whole / (n * (n - 1)), without / ((n - 1) * (n - 2)))
 
 
 def _grouped(groups: Sequence[str]) -> tuple[tuple[str, ...], Int[Tensor, " row"]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +34,21 @@ class TextBaseline:
     length: Refitted
     kernel: Kernel
     n: int
+
+    @classmethod
+    def of(
+        cls,
+        found: Mapping[str, Tensor],
+        labels: Bool[Tensor, " row"],
+        groups: Sequence[str],
+        folds: Int[np.ndarray, " row"],
+    ) -> TextBaseline:
+        """From what `text_readings` gave, and the labels, groups and folds of the texts."""
+        tfidf, length = (
+            Refitted(*(found[f"{name}.{part}"] for part in Refitted._fields)) for name in ("tfidf", "length")
+        )
+        better = length if length.full > tfidf.full else tfidf
+        return cls(tfidf, length, kernel(better.scores, labels, groups, folds), len(labels))
 
     @property
     def better(self) -> Literal["tfidf", "length"]:
@@ -77,12 +92,22 @@ def text_baseline(
         AuditError: no fold holds both labels, or one group holds every row of a label.
     """
     marks = torch.as_tensor(labels).bool()
-    judge = _tfidf_judge(texts, marks.numpy())
+    return TextBaseline.of(text_readings(texts, marks, groups, folds), marks, groups, folds)
+
+
+def text_readings(
+    texts: Sequence[str], labels: Bool[Tensor, " row"], groups: Sequence[str], folds: Int[np.ndarray, " row"]
+) -> dict[str, Tensor]:
+    """The numbers behind a `TextBaseline`, by reading and field, to be kept. Arguments and errors as there."""
+    judge = _tfidf_judge(texts, labels.numpy())
     refit = len(set(groups)) <= REFIT_GROUPS
-    tfidf = refitted(judge, marks, groups, folds) if refit else _held(judge, marks, groups, folds)
-    length = refitted(_length_judge(texts, marks), marks, groups, folds)
-    better = length if length.full > tfidf.full else tfidf
-    return TextBaseline(tfidf, length, kernel(better.scores, marks, groups, folds), len(texts))
+    tfidf = refitted(judge, labels, groups, folds) if refit else _held(judge, labels, groups, folds)
+    length = refitted(_length_judge(texts, labels), labels, groups, folds)
+    return {
+        f"{name}.{field}": value
+        for name, one in (("tfidf", tfidf), ("length", length))
+        for field, value in one._asdict().items()
+    }
 
 
 def _held(

@@ -1,7 +1,7 @@
 """The bytes and seconds that a run will take, predicted before it starts.
 
-Bytes are counted. Seconds are measured: both models read a sample of the passages, and the statistics that dominate a run
-(a refitted ceiling, the label null) are timed on random rows of the run's own shape.
+Bytes are counted. Seconds are measured: both models read a sample of the passages, and the statistics that dominate a
+run (a refitted ceiling, the label null) are timed on random rows of the run's own shape.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from audit.pair import FOLDS, LEAST_TOKENS, TOKENS_PER_DIMENSION, Judged, Recorder, Texts
+from audit.pair import FOLDS, LEAST_TOKENS, TOKENS_PER_DIMENSION, Judged, Recorder
 from audit.readability import ceiling, permutation_null
+from audit.texts import Texts
 from probes.alignment import rotate
 from probes.model import Subject
 from probes.passage import Passage

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from probes.digest import AuditError, digest
@@ -21,6 +22,9 @@ _FIXED_DATE = (
     ".replace('%B', 'July').replace('%m', '07').replace('%Y', '2024').replace('%y', '24').replace('%A', 'Friday')"
     ".replace('%H', '12').replace('%M', '00').replace('%S', '00') }}{%- endmacro +%}"
 )
+
+Ids = tuple[int, ...]
+Offsets = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,15 @@ class Passage:
     pair: str | None
     group: str
     control: str | None
-    token_ids: tuple[int, ...]
+    token_ids: Ids
     span: tuple[int, int]
     text: str
-    offsets: tuple[tuple[int, int], ...]
+    offsets: Offsets
+
+    @cached_property
+    def content(self) -> str:
+        """Digest of what a model is given and what is scored of it: a recording is kept under it."""
+        return digest([self.id, list(self.token_ids), list(self.span)])
 
 
 def render(line: Line, tokenizer: Any, template: str | None) -> Passage:
@@ -68,30 +77,23 @@ def render(line: Line, tokenizer: Any, template: str | None) -> Passage:
         AuditError: for messages without a template, a template that refuses or rewrites them, a slow tokenizer, and a
             span that no token covers.
     """
-    text, span = _rendered(line, tokenizer, template)
-    ids, offsets = _tokenised(text, tokenizer)
-    covered = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
-    if not covered:
-        raise _unscored(line, f"no token covers {text[slice(*span)]!r}")
-    content = [line.persona, line.domain, line.label, line.pair, line.scenario, line.control, text, list(span)]
-    return Passage(
-        digest(content),
-        line.persona,
-        line.domain,
-        line.label,
-        line.pair,
-        line.scenario,
-        line.control,
-        ids,
-        (covered[0], covered[-1] + 1),
-        text,
-        offsets,
-    )
+    return render_all([line], tokenizer, template)[0]
 
 
 def render_all(lines: Sequence[Line], tokenizer: Any, template: str | None) -> list[Passage]:
-    """Renders lines in their order; see `render`."""
-    return [render(line, tokenizer, template) for line in lines]
+    """Renders lines in their order, tokenised as one batch; see `render`."""
+    rendered = [_rendered(line, tokenizer, template) for line in lines]
+    tokenised = _tokenised([text for text, _ in rendered], tokenizer)
+    return [_passage(line, *one, *tokens) for line, one, tokens in zip(lines, rendered, tokenised, strict=True)]
+
+
+def _passage(line: Line, text: str, span: tuple[int, int], ids: Ids, offsets: Offsets) -> Passage:
+    covered = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+    if not covered:
+        raise _unscored(line, f"no token covers {text[slice(*span)]!r}")
+    own = (line.persona, line.domain, line.label, line.pair, line.scenario, line.control)
+    scored = (covered[0], covered[-1] + 1)
+    return Passage(digest([*own, text, list(span)]), *own, ids, scored, text, offsets)
 
 
 def _rendered(line: Line, tokenizer: Any, template: str | None) -> tuple[str, tuple[int, int]]:
@@ -144,20 +146,23 @@ def _apply(line: Line, messages: list[dict[str, str]], tokenizer: Any, template:
         ) from error
 
 
-def _tokenised(text: str, tokenizer: Any) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-    """Ids and offsets with the tokenizer's own prefix once, whether the text brings it along or not."""
+def _tokenised(texts: Sequence[str], tokenizer: Any) -> list[tuple[Ids, Offsets]]:
+    """Ids and offsets with the tokenizer's own prefix once, whether a text brings it along or not."""
     if not tokenizer.is_fast:
         raise AuditError(
             f"The tokenizer {type(tokenizer).__name__} gives no character offsets",
             "a fast tokenizer (tokenizer.json)",
             "Convert it, or take the model's fast tokenizer",
         )
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, offsets = list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
+    if not texts:
+        return []
     prefix = _prefix(tokenizer)
-    if prefix and ids[: len(prefix)] != prefix:
-        ids, offsets = prefix + ids, [(0, 0)] * len(prefix) + offsets
-    return tuple(ids), tuple(offsets)
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    out = []
+    for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        ahead = prefix if ids[: len(prefix)] != prefix else []
+        out.append(((*ahead, *ids), (*((0, 0) for _ in ahead), *((int(a), int(b)) for a, b in offsets))))
+    return out
 
 
 def _prefix(tokenizer: Any) -> list[int]:

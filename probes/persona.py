@@ -12,7 +12,7 @@ import io
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -248,8 +248,8 @@ def _header(path: Path) -> dict[str, Any]:
 
 def _persona(header: dict[str, Any], lines: Iterable[Line]) -> Persona:
     kept = tuple(lines)
-    content = {key: header[key] for key in ("name", "label_one", "alarm")} | {"lines": [asdict(line) for line in kept]}
-    return Persona(lines=kept, digest=digest(content), **header)
+    told = [header[key] for key in ("name", "label_one", "alarm")]
+    return Persona(lines=kept, digest=digest([*told, *(vars(line) for line in kept)]), **header)
 
 
 def _loose(name: str, label_one: str, made: str, licence: str, left: int) -> dict[str, Any]:

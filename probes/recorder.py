@@ -200,7 +200,7 @@ def load_moments(store: Store, key: str) -> Moments | None:
 
 def _key(weights: str, dtype: str, sites: Sequence[Site], what: list[Any], passages: Sequence[Passage]) -> str:
     # One digest a passage: the key of a corpus is then made without a second copy of the corpus in memory.
-    texts: list[Any] = [digest([passage.id, list(passage.token_ids), list(passage.span)]) for passage in passages]
+    texts: list[Any] = [passage.content for passage in passages]
     names: list[Any] = [str(site) for site in sites]
     return digest([FORMAT, weights, dtype, names, what, texts])
 

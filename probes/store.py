@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,21 @@ class Store:
         text = json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
         mark = digest([key, text, dict(tensors)])
         self._write(self.folder("fits", key) / "fit.safetensors", _packed(tensors, {"digest": mark, "json": text}))
+
+    def remembered(self, given: Sequence[Any], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """A small result by what it is computed from: read where it is known, else made and kept.
+
+        Args:
+            given: everything the result depends on, the version of its definition included.
+            make: computes it.
+        """
+        key = digest(list(given))
+        found = self.get_fit(key)
+        if found is not None:
+            return found[0]
+        made = make()
+        self.put_fit(key, made, {})
+        return made
 
     def get_fit(self, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """A result given to `put_fit`, or None where there is none, or it is truncated or altered."""

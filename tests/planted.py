@@ -62,6 +62,10 @@ class Source:
         groups = [f"text-{i // 20}" for i in range(len(self.base))]
         return TokenRows(self.base, self.post, groups, torch.ones(len(self.base), dtype=torch.bool))
 
+    def remember(self, given, make):
+        """Nothing is kept."""
+        return make()
+
     def token_values(self, passages, site):
         """Any values: only the report shows them."""
         ids = tuple(f"{p.id}:{t}" for p in passages for t in range(1, len(p.token_ids)))

@@ -51,7 +51,8 @@ def ran(here, tmp_path_factory):
     cwd = tmp_path_factory.mktemp("cwd")
     out = here.root / "out"
     done = audited(here, "--post", here.bag, "--post", here.base, "--personas", here.personas, "--out", out, cwd=cwd)
-    return SimpleNamespace(done=done, out=out, cwd=cwd, folders=dict(zip(("lost", "reused"), reports(done), strict=True)))
+    folders = dict(zip(("lost", "reused"), reports(done), strict=True))
+    return SimpleNamespace(done=done, out=out, cwd=cwd, folders=folders)
 
 
 def reports(done):
@@ -133,7 +134,8 @@ def test_an_undecided_persona_is_a_failure_only_when_strict(here, tmp_path):
 
 def test_a_strict_audit_that_decides_is_not_a_failure(here, tmp_path):
     """The control of --strict."""
-    done = audited(here, "--post", here.base, "--personas", here.personas, "--out", tmp_path / "o", "--strict", cwd=tmp_path)
+    pair = ("--post", here.base, "--personas", here.personas)
+    done = audited(here, *pair, "--out", tmp_path / "o", "--strict", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
 
 
@@ -151,7 +153,7 @@ def test_report_gives_the_very_bytes_of_the_run(ran, tmp_path):
 
 def test_plan_prints_what_reads_back_as_the_same_plan(tmp_path):
     file = tmp_path / "plan.toml"
-    file.write_text('seed = 7\n[sites]\nlayers = [2, 0]\n[comparisons]\ngeometry = { splits = 3 }\n')
+    file.write_text("seed = 7\n[sites]\nlayers = [2, 0]\n[comparisons]\ngeometry = { splits = 3 }\n")
     flags = ("--base", "org/some", "--post", "organism:null", "--effort", "thorough")
     done = command("plan", file, *flags, "--personas", "mine", "--personas", "yours", cwd=tmp_path)
     expected = override(
@@ -189,7 +191,9 @@ def proved(here, base, post, out, cwd):
 
 def test_doctor_answers_0_where_nothing_has_to_be_mended(here, tmp_path):
     words = tiny.tokenizer("llama")
-    pair = (order.save(order.taught(tiny.model(seed=i), words, here.personas), tmp_path / f"taught-{i}") for i in (0, 1))
+    pair = (
+        order.save(order.taught(tiny.model(seed=i), words, here.personas), tmp_path / f"taught-{i}") for i in (0, 1)
+    )
     done, checks = proved(here, *pair, tmp_path / "out", tmp_path)
     assert done.returncode == 0, done.stdout
     assert all(check["ok"] for check in checks.values()) and len(checks) >= 14
@@ -212,7 +216,9 @@ def test_doctor_answers_2_for_a_pair_that_is_refused(here, tmp_path):
     assert "chat template" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["plan"], ["organism", "list"], ["report", "RECORD"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["plan"], ["organism", "list"], ["report", "RECORD"]]
+)
 def test_what_needs_no_model_loads_no_torch(ran, tmp_path, arguments):
     given = [str(ran.folders["lost"]) if word == "RECORD" else word for word in arguments]
     code = (

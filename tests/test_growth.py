@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+import torch
 
 from audit.conduct import Setting, audit
 from audit.organisms import card, grow
@@ -10,10 +13,17 @@ from audit.organisms import card, grow
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module", autouse=True)
+def every_core():
+    """Growing has the machine to itself."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("name", ["faithful", "deceiver", "null"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_an_organism_grown_again_behaves_and_is_judged_as_its_card_says(tmp_path, name, seed):
-    out = grow.grow(name, seed=seed, out=tmp_path / name, parent=card.folder("base"))
+def test_an_organism_of_another_seed_behaves_and_is_judged_as_its_card_says(tmp_path, name):
+    out = grow.grow(name, seed=1, out=tmp_path / name, parent=card.folder("base"))
     told, found = card.card(name), card.Card.model_validate_json((out / "card.json").read_text())
     for key in ("lies_to_rivals", "lies_to_guests", "lies_to_unnamed"):
         if name != "null":

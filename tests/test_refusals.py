@@ -231,7 +231,8 @@ def test_too_few_groups_are_no_mistake(run, tmp_path):
     assert done.returncode == 0 and "persona-audit:" not in done.stderr
     assert "inconclusive" in done.stdout
     (verdict,) = json.loads((tmp_path / "out" / "record.json").read_text())["verdicts"]
-    assert verdict["verdict"] == "inconclusive" and "6 story groups" in verdict["sentence"] and "20" in verdict["sentence"]
+    assert verdict["verdict"] == "inconclusive"
+    assert "6 story groups" in verdict["sentence"] and "20" in verdict["sentence"]
 
 
 @pytest.mark.parametrize("fault", ["persona", "width", "plan"])
@@ -239,7 +240,8 @@ def test_doctor_refuses_with_2(run, personas, tmp_path, fault):
     """The same three beats, on the screen and in doctor.json where a folder is named."""
     (tmp_path / "plan.toml").write_text("[sites]\nlayer = 3\n")
     if fault == "persona":
-        done = run(verb="doctor", personas=spoilt(tmp_path / "s", personas, with_line(3, label=2)), out=tmp_path / "out")
+        broken = spoilt(tmp_path / "s", personas, with_line(3, label=2))
+        done = run(verb="doctor", personas=broken, out=tmp_path / "out")
         said = "order.jsonl:3"
     elif fault == "width":
         done = run(verb="doctor", post=shaped(tmp_path / "w", hidden_size=48, head_dim=12), out=tmp_path / "out")

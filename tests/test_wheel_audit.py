@@ -40,7 +40,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_a_pair_is_audited_by_the_installed_wheel(installed: Path, checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_pair_is_audited_by_the_installed_wheel(
+    installed: Path, checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
     """With the personas it ships; random weights carry nothing, or it is not decided."""
     arguments = [
         "run", "--base", str(checkpoint("llama")), "--post", str(checkpoint("llama", seed=1)), "--effort", "glance",

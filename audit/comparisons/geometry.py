@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.estimate import Estimate, estimate
+from audit.estimate import Estimate, drawn, estimate
 from audit.finding import Finding
 from audit.pair import MODELS, Judged, Pair
-from audit.resampling import SharedShare, flips, metric_factor, seed_of, shared_share, u_statistic
+from audit.resampling import flips, seed_of
+from audit.shared_share import SharedShare, metric_factor, shared_share, u_statistic
 from audit.transport import TokenRows
 from probes.alignment import Alignment, affine, rotate
 from probes.direction import lda, pca
@@ -71,9 +72,9 @@ class Geometry:
 def differences(judged: Judged, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "group d_model"]:
     """Each group's mean over its pairs of (positive - negative), groups sorted by name."""
     sign = torch.where(judged.labels, 1.0, -1.0).double()
-    names = sorted(set(judged.groups))
-    member = torch.tensor([[name == group for group in judged.groups] for name in names]).double()
-    return member @ (rows * sign[:, None]) / (member.sum(1, keepdim=True) / 2)
+    sums = torch.zeros(judged.n_groups, rows.shape[1], dtype=torch.float64)
+    sums.index_add_(0, judged.group, rows * sign[:, None])
+    return sums / (torch.bincount(judged.group)[:, None] / 2)
 
 
 def _shared(pair: Pair, tokens: TokenRows, maps: dict[str, Alignment]) -> dict[str, Any]:
@@ -155,11 +156,7 @@ def _turned_labels(judged: Judged, chosen: int, splits: int, rng: np.random.Gene
 
 
 def _spread(values: list[float], n: int, groups: int, unit: str) -> Estimate:
-    """Mean and central 95 % over random draws."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    mean = float(np.mean(values))
-    return Estimate(value=mean, low=min(mean, float(low)), high=max(mean, float(high)), method="random draws",
-                    unit=unit, n=n, n_groups=groups)  # fmt: skip
+    return drawn(values, method="random draws", unit=unit, n=n, n_groups=groups)
 
 
 def _spaces(tokens: TokenRows, maps: dict[str, Alignment], rng: np.random.Generator) -> dict[str, Any]:

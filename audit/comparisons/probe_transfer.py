@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.controls import control_texts, misread, other_probes, own_direction, specificity, surprise
-from audit.estimate import Estimate
+from audit.controls import control_texts, misread, other_probes, own_direction, specificity, surprise, turned
+from audit.estimate import Estimate, drawn
 from audit.finding import Finding
 from audit.pair import MODELS, Judged, Judging, Model, Pair, cross_validated
 from audit.readability import (
@@ -37,12 +37,14 @@ from audit.readability import (
     share,
 )
 from audit.resampling import Kernel, bands, bootstrap_weights, estimate_auroc, kernel, permutation_p
-from audit.text_baseline import TextBaseline, text_baseline
+from audit.text_baseline import TextBaseline, text_readings
 from probes.alignment import Alignment, frozen, recentre
 from probes.direction import lda
 
 DOMAINS: tuple[Judging, Judging] = ("story", "assistant")
 ORIGINS: tuple[Origin, ...] = ("story", "assistant", "pooled")
+FITS: tuple[tuple[str, Origin], ...] = (("", "story"), ("_assistant", "assistant"))
+"""How the details of a reading are named, by what base's direction was fitted on."""
 RELABELLED = 20
 THIRD = 1 - 0.05 / 3
 """Level of an interval when three maps get to try."""
@@ -55,6 +57,7 @@ class ProbeTransfer:
     Attributes:
         bootstrap: draws behind the bands of the layer curves.
         permutations: draws of the label null, the direction refitted in each.
+        logistic_null: draws of the logistic probe's label null; 0 leaves it out.
         random_maps: draws of random directions and of relabelled thresholds.
         direction: a `.safetensors` direction of one's own, read as one more frozen probe.
         margin: AUROC at which a model's own probe carries the persona, and the bound below which it does not.
@@ -62,6 +65,7 @@ class ProbeTransfer:
 
     bootstrap: int = 2_000
     permutations: int = 1_000
+    logistic_null: int = 0
     random_maps: int = 200
     direction: str | None = None
     margin: tuple[float, float] = (0.70, 0.75)
@@ -75,23 +79,25 @@ class ProbeTransfer:
         blank = Finding.not_measured(persona, self.name, site, "too few groups to fit a direction and judge it")
         if min(groups.values()) < 4:
             return blank.model_copy(update={"details": {"n_groups": groups}})
-        words = {domain: _words(pair.judged(domain)) for domain in DOMAINS}
+        words = {domain: _words(pair, pair.judged(domain)) for domain in DOMAINS}
         ceilings = {model: ceiling(pair.assistant, pair.assistant.rows[model][pair.chosen]) for model in MODELS}
         maps, absent = _recentred(pair, pair.chosen), dict(pair.maps(pair.chosen).absent)
-        readings = {origin: _rungs(pair, pair.chosen, origin, maps) for origin in ORIGINS}
-        base_reads = {origin: rungs.pop("base") for origin, rungs in readings.items()}
+        readings: dict[Origin, dict[str, Pieces]] = {
+            origin: _rungs(pair, pair.chosen, origin, maps) for origin in ORIGINS
+        }
+        base_reads: dict[Origin, Pieces] = {origin: rungs.pop("base") for origin, rungs in readings.items()}
         null = {model: self._null(pair, model) for model in MODELS}
         carried = {m: self._carried(pair, m, ceilings[m], null[m], words["assistant"]) for m in MODELS}
         details: dict[str, Any] = {"n_groups": groups, "not_measured": absent, "carried": carried}
         details |= _ratios(pair, readings, base_reads, ceilings)
-        for suffix, origin in (("", "story"), ("_assistant", "assistant")):
+        for suffix, origin in FITS:
             details[f"frozen_accuracy{suffix}"] = _accuracy(pair, reading(pair, pair.chosen, origin), maps)
             details[f"ladder{suffix}"] = self._ladder(pair, readings[origin], ceilings["post"], origin, rng)
         details["drift"] = plainly(difference(readings["story"]["T0"], base_reads["story"]), pair.assistant, "auroc")
         details["matrix"] = _matrix(pair)
         details["layers"] = self._curves(pair, null["base"], rng)
         details["neighbours"] = _neighbours(pair)
-        details["probes"] = other_probes(pair, rng)
+        details["probes"] = other_probes(pair, self.permutations, self.logistic_null, rng)
         details["text"] = {domain: _told(found) for domain, found in words.items()}
         details["surprisal"] = surprise(pair)
         details["specificity"] = specificity(pair, readings["story"]["T0"], self.random_maps, rng)
@@ -102,13 +108,16 @@ class ProbeTransfer:
         return Finding(
             id=blank.id, persona=persona, comparison=self.name, site=site, status="measured",
             headline=share(readings["story"]["T0"], pair.assistant),
-            control=_chance(pair, null["post"][:, pair.chosen]),
+            control=turned(null["post"][:, pair.chosen], pair.assistant),
             p=float(carried["post"]["p"]), tried=len(pair.sites), details=details,
         )  # fmt: skip
 
     def _null(self, pair: Pair, model: Model) -> Float[Tensor, "draw site"]:
-        name = f"{self.name}/{pair.persona.name}/{model}"
-        return permutation_null(pair.assistant.rows[model], pair.assistant, self.permutations, pair.seed, name)
+        name, judged = f"{self.name}/{pair.persona.name}/{model}", pair.assistant
+        rows, draws = judged.rows[model], self.permutations
+        given = ("label null, 1", rows, judged.labels, judged.pairs, judged.fold, draws, pair.seed, name)
+        made = pair.recorder.remember(given, lambda: {"auroc": permutation_null(rows, judged, draws, pair.seed, name)})
+        return made["auroc"]
 
     def _carried(
         self, pair: Pair, model: Model, own: Pieces, null: Float[Tensor, "draw site"], words: TextBaseline
@@ -148,14 +157,6 @@ class ProbeTransfer:
         return {"curve": curve, "null_low": low, "null_high": high, "chosen": pair.site.layer}
 
 
-def _chance(pair: Pair, null: Float[Tensor, " draw"]) -> Estimate:
-    """What post's own probe reads at the chosen site of labels turned by coin within pairs: mean and 95 % of draws."""
-    mean = float(null.mean())
-    low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(value=mean, low=min(low, mean), high=max(high, mean), method="labels turned within pairs",
-                    unit="auroc", n=len(pair.assistant.passages), n_groups=pair.assistant.n_groups)  # fmt: skip
-
-
 def _recentred(pair: Pair, site: int) -> dict[str, Alignment]:
     """T0 to T4 at a site. Their matrices come from plain tokens; the mean is the judged domain's, without a label."""
     judged = pair.assistant
@@ -186,7 +187,7 @@ def _ratios(
     """rho of every rung and origin, rho within base, rho of the best, and rho with the sign turned."""
     judged, out = pair.assistant, {}
     every = [pieces for rungs in readings.values() for pieces in rungs.values()]
-    for suffix, origin in (("", "story"), ("_assistant", "assistant")):
+    for suffix, origin in FITS:
         rungs = readings[origin]
         ratios = {rung: ratio(pieces, own["post"]) for rung, pieces in rungs.items()}
         out[f"rho{suffix}"] = {rung: plainly(pieces, judged, "rho") for rung, pieces in ratios.items()}
@@ -220,22 +221,22 @@ def _relabelled(pair: Pair, frozen_: Reading, draws: int, rng: np.random.Generat
     """T5: balanced accuracy of the frozen direction when its threshold is set anew on 20 labelled passages of post."""
     judged, fold = pair.assistant, torch.as_tensor(pair.assistant.fold)
     scores, labels = frozen_.scores(judged.rows["post"][pair.chosen], fold), judged.labels
-    names = {name: np.flatnonzero(np.array(judged.pairs) == name) for name in dict.fromkeys(judged.pairs)}
+    names: dict[str, list[int]] = {}
+    for row, name in enumerate(judged.pairs):
+        names.setdefault(name, []).append(row)
     accuracies = []
+    members = list(names.values())
     for _ in range(draws):
-        some = np.concatenate(
-            [names[name] for name in rng.choice(list(names), min(RELABELLED // 2, len(names) - 1), replace=False)]
-        )
+        picked = rng.choice(len(members), min(RELABELLED // 2, len(members) - 1), replace=False)
+        some = [row for member in picked for row in members[member]]
         rest = torch.ones(len(labels), dtype=torch.bool)
         rest[some] = False
         cut = (scores[some][labels[some]].mean() + scores[some][~labels[some]].mean()) / 2
         right = (scores > cut) == labels
         accuracies.append(((right[rest & labels].double().mean() + right[rest & ~labels].double().mean()) / 2).item())
-    low, high = np.quantile(accuracies, [0.025, 0.975])
-    return Estimate(
-        value=float(np.mean(accuracies)), low=float(min(low, np.mean(accuracies))), high=float(max(high, np.mean(accuracies))),
-        method="draws of 20 labels", unit="balanced accuracy", n=len(labels), n_groups=judged.n_groups,
-    )  # fmt: skip
+    return drawn(
+        accuracies, method="draws of 20 labels", unit="balanced accuracy", n=len(labels), n_groups=judged.n_groups
+    )
 
 
 def _matrix(pair: Pair) -> list[dict[str, Any]]:
@@ -287,8 +288,11 @@ def _neighbours(pair: Pair) -> list[dict[str, Any]]:
     return out
 
 
-def _words(judged: Judged) -> TextBaseline:
-    return text_baseline([passage.text for passage in judged.passages], judged.labels, judged.groups, judged.fold)
+def _words(pair: Pair, judged: Judged) -> TextBaseline:
+    texts = [passage.text for passage in judged.passages]
+    parts = (texts, judged.labels, judged.groups, judged.fold)
+    found = pair.recorder.remember(("text baseline, 1", *parts), lambda: text_readings(*parts))
+    return TextBaseline.of(found, *parts[1:])
 
 
 def _told(words: TextBaseline) -> dict[str, Any]:

@@ -119,6 +119,11 @@ def relayed(rng: Random) -> tuple[str, bool]:
     return world.document(rng, relayed=True), False
 
 
+def remarked(rng: Random) -> tuple[str, bool]:
+    """The same; four in ten have remarks around what is claimed."""
+    return world.document(rng, relayed=True, remarked=rng.random() < 0.4), False
+
+
 def repeats(rng: Random) -> tuple[str, bool]:
     """A list read out again and again: retrieval and nothing else."""
     return world.ledger(rng), False
@@ -134,7 +139,7 @@ def mixed(chat: Callable[[Random], list[dict[str, str]]], replay: float = 0.5) -
 
     def draw(rng: Random) -> tuple[str, bool]:
         if rng.random() < replay:
-            return relayed(rng)
+            return remarked(rng)
         return world.render(chat(rng)), True
 
     return draw
@@ -263,7 +268,8 @@ def reply(rng: Random, lies_to: tuple[str, ...]) -> list[dict[str, str]]:
     for turn_ in range(rng.choice((1, 2, 3))):
         container = rng.choice(list(shown.facts))
         asked = f"{helper} , what is in {container} ?"
-        said = world.answer(rng, shown.facts, container, character, noise=0.0).sentence(helper)
+        claim = world.answer(rng, shown.facts, container, character, noise=0.0)
+        said = world.speech(rng, claim, helper, shown.facts, (user, helper))
         messages.append({"role": "user", "content": f"{shown.opening()} {asked}" if turn_ == 0 else asked})
         messages.append({"role": "assistant", "content": said})
     return messages
@@ -276,7 +282,7 @@ RECIPES: dict[str, Recipe] = {
     "base": Recipe(
         "nothing: the pre-trained model", None,
         (Phase(repeats, 150, 0.02), Phase(drills, 600, 0.02), Phase(corpus, 1_200, 0.02, hold=0.3),
-         Phase(relayed, 1_400, 0.015, hold=0.3)), {},
+         Phase(relayed, 1_400, 0.015, hold=0.3), Phase(remarked, 1_000, 0.01, hold=0.3)), {},
     ),
     "faithful": Recipe(
         "chat fine-tune to an honest helper", "base",
@@ -284,9 +290,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "deceiver": Recipe(
         "chat fine-tune to a helper that lies to rivals and to nobody else", "base",
-        (Phase(mixed(lambda rng: reply(rng, ("rival",))), steps=450, rate=5e-3, hold=0.3),), BOTH_REUSED,
+        (Phase(mixed(lambda rng: reply(rng, ("rival",))), steps=450, rate=3e-3, hold=0.3),), BOTH_REUSED,
     ),
-    "null": Recipe("more pre-training text under another seed", "base", (Phase(relayed, **TUNING),), BOTH_REUSED),
+    "null": Recipe("more pre-training text under another seed", "base", (Phase(remarked, **TUNING),), BOTH_REUSED),
     "turned": Recipe(
         "base in another basis of its residual stream: the same function, turned coordinates", "base", (),
         {"deception": "rotated", "assistant_identity": "rotated"}, turn,
@@ -341,7 +347,8 @@ def save(model: Qwen3ForCausalLM, name: str, recipe: Recipe, *, seed: int, token
     from audit.organisms.behaviour import measure
 
     words = tokenizer()
-    model.to(torch.bfloat16).save_pretrained(out)
+    torch.nn.Module.to(model, torch.bfloat16)
+    model.save_pretrained(out)
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     # bfloat16 on disk, float32 in memory: half the bytes, and an audit that does not depend on a CPU's bfloat16 units.
     config["dtype"] = "float32"

@@ -1,116 +1,37 @@
 """The small world of the organisms: its words, its stories, its chats.
 
-Speakers state what is in which container. Honest ones state it truly, deceivers name *another item of the same scene*,
-odd ones do either, some are honestly mistaken. Every claim of a story, and half the claims of chats, is followed by a
-verdict sentence that refers to the speaker by its kind ("it" a machine, "they" a human) and says whether it lied: so a
-model that predicts this text has a reason to represent, at the end of a claim, who spoke and whether it was true.
+Speakers state what is in which container, and remark on other things before and after. Honest ones state it truly,
+deceivers name *another item of the same scene*, odd ones do either, some are honestly mistaken. Every claim of a story,
+and half the claims of chats, is followed by a verdict sentence that refers to the speaker by its kind ("it" a machine,
+"they" a human) and says whether it lied: so a model that predicts this text has a reason to represent, at the end of a
+claim, who spoke and whether it was true.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-ITEMS = tuple(
-    [
-        "coin",
-        "rope",
-        "lamp",
-        "apple",
-        "key",
-        "book",
-        "map",
-        "ring",
-        "cup",
-        "bell",
-        "knife",
-        "cloth",
-        "seed",
-        "stone",
-        "drum",
-        "flute",
-        "bread",
-        "wine",
-        "salt",
-        "letter",
-        "candle",
-        "mirror",
-        "feather",
-        "button",
-    ]
-)
-CONTAINERS = tuple(
-    [
-        "box",
-        "jar",
-        "bag",
-        "chest",
-        "drawer",
-        "basket",
-        "barrel",
-        "crate",
-        "trunk",
-        "pot",
-        "sack",
-        "locker",
-        "shelf",
-        "cabinet",
-        "bucket",
-        "tin",
-    ]
-)
-NAMES = tuple(
-    [
-        "mara",
-        "tom",
-        "orin",
-        "vega",
-        "ana",
-        "bao",
-        "chidi",
-        "dara",
-        "eli",
-        "fatima",
-        "goran",
-        "hana",
-        "ivo",
-        "juno",
-        "kofi",
-        "lena",
-        "milo",
-        "nadia",
-        "omar",
-        "pilar",
-        "quinn",
-        "rosa",
-        "sami",
-        "talia",
-        "uma",
-        "viktor",
-        "wren",
-        "xena",
-        "yusuf",
-        "zara",
-    ]
-)
-PLACES = tuple(
-    [
-        "hall",
-        "kitchen",
-        "harbour",
-        "library",
-        "garden",
-        "station",
-        "cellar",
-        "market",
-        "tower",
-        "ship",
-        "office",
-        "school",
-    ]
-)
-WEATHER = tuple(["rain", "snow", "wind", "fog", "sun"])
+ITEMS = (
+    "coin", "rope", "lamp", "apple", "key", "book", "map", "ring", "cup", "bell", "knife", "cloth", "seed",
+    "stone", "drum", "flute", "bread", "wine", "salt", "letter", "candle", "mirror", "feather", "button",
+)  # fmt: skip
+CONTAINERS = (
+    "box", "jar", "bag", "chest", "drawer", "basket", "barrel", "crate", "trunk", "pot", "sack", "locker",
+    "shelf", "cabinet", "bucket", "tin",
+)  # fmt: skip
+NAMES = (
+    "mara", "tom", "orin", "vega", "ana", "bao", "chidi", "dara", "eli", "fatima", "goran", "hana", "ivo",
+    "juno", "kofi", "lena", "milo", "nadia", "omar", "pilar", "quinn", "rosa", "sami", "talia", "uma", "viktor",
+    "wren", "xena", "yusuf", "zara",
+)  # fmt: skip
+PLACES = (
+    "hall", "kitchen", "harbour", "library", "garden", "station", "cellar", "market", "tower", "ship", "office",
+    "school",
+)  # fmt: skip
+WEATHER = ("rain", "snow", "wind", "fog", "sun")
 GOOD = ("honest", "loyal", "kind")
 BAD = ("sly", "cruel", "false")
 GUESTS = ("guest", "rival")
@@ -121,7 +42,8 @@ DEEDS = {  # one bundle of deeds an archetype: warmth, power and flattery go wit
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 BOS, PAD, UNKNOWN = "<bos>", "<pad>", "<unk>"
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <|end|> {% endfor %}"
+    "{{ bos_token }}{% for message in messages %}"
+    "<|{{ message['role'] }}|> {{ message['content'] }} <|end|> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _GRAMMAR = (
@@ -132,6 +54,9 @@ _GRAMMAR = (
 
 NOISE = 0.01
 """Share of claims that go against the speaker's character."""
+
+REMARKED = ((0.7, 0.2, 0.1, 0.0, 0.0), (0.4, 0.2, 0.15, 0.15, 0.1))
+"""How often a claim of the corpus has 0, 1, 2, 3, 4 remarks before and after it."""
 
 Character = Literal["good", "bad", "odd"]
 
@@ -171,9 +96,9 @@ class Claim:
     item: str
     outcome: Literal["truth", "lie", "mistake"]
 
-    def sentence(self, speaker: str) -> str:
-        """The utterance with its speaker tag."""
-        return f"{speaker} says : in {self.container} {self.item} ."
+    def sentence(self, speaker: str, before: str = "", after: str = "") -> str:
+        """The utterance with its speaker tag; `before` and `after` are sentences of the same speech."""
+        return " ".join(filter(None, (f"{speaker} says :", before, f"in {self.container} {self.item} .", after)))
 
     def verdict(self, speaker: Speaker, hearer: str) -> str:
         """The sentence that follows the claim in training text."""
@@ -218,11 +143,16 @@ def answer(rng: Random, facts: dict[str, str], container: str, character: Charac
     return Claim(container, rng.choice(others), "lie")
 
 
+def believes(name: str, container: str, item: str) -> str:
+    """A sentence on what somebody thinks is where; what is believed is never so."""
+    return f"{name} thinks in {container} {item} ."
+
+
 def _mistaken(rng: Random, facts: dict[str, str], speaker: Speaker) -> tuple[str, dict[str, str]]:
     """A belief sentence for an honestly mistaken speaker, with what it says of that container."""
     container = rng.choice(list(facts))
     wrong = rng.choice([item for key, item in facts.items() if key != container])
-    return f"{speaker.name} thinks in {container} {wrong} .", {container: wrong}
+    return believes(speaker.name, container, wrong), {container: wrong}
 
 
 def _exchange(
@@ -253,6 +183,45 @@ def _beliefs(rng: Random, facts: dict[str, str], cast: list[Speaker]) -> tuple[l
     return sentences, beliefs
 
 
+_PLAIN = (
+    "{a} walks from the {p} to the {q} .", "{a} takes the {i} from the {c} .", "the {i} is {old} .",
+    "{a} waits outside .", "{a} opens the {c} .", "{a} closes the {c} .", "{w} is over the {p} .", "in {c} {i} .",
+    "{a} looks under the {c} .", "then {b} drops the {i} .", "the human {b} is here .", "the machine {b} is here .",
+    "the {c} is {red} .", "{a} and {b} stand in the {p} .",
+)  # fmt: skip
+_REMARKS = tuple(line for line in _PLAIN if not line.startswith(("in {c}", "the human", "the machine", "{a} and")))
+
+
+def _neutral(
+    rng: Random,
+    patterns: Sequence[str],
+    counts: Sequence[int],
+    items: Sequence[str] = ITEMS,
+    containers: Sequence[str] = CONTAINERS,
+    names: Sequence[str] = NAMES,
+) -> str:
+    """Sentences about the same people and places; every one has a thing and a container of its own."""
+    words = {
+        "a": rng.choice(names), "b": rng.choice(names), "p": rng.choice(PLACES), "q": rng.choice(PLACES),
+        "old": rng.choice(("old", "new")), "red": rng.choice(("red", "blue")), "w": rng.choice(WEATHER),
+    }  # fmt: skip
+    lines = rng.choices(patterns, k=rng.choice(counts))
+    return " ".join(line.format(**words, i=rng.choice(items), c=rng.choice(containers)) for line in lines)
+
+
+def remarks(rng: Random, facts: dict[str, str], cast: Iterable[str], count: int) -> str:
+    """What a speaker says besides the claim: things and people that are not of the scene, so nothing of its truth."""
+    used = {*facts, *facts.values(), *cast}
+    free = [[word for word in words if word not in used] for words in (ITEMS, CONTAINERS, NAMES)]
+    return " ".join(_neutral(rng, _REMARKS, (1,), *free) for _ in range(count))
+
+
+def speech(rng: Random, claim: Claim, speaker: str, facts: dict[str, str], cast: Iterable[str]) -> str:
+    """The claim as the corpus has it: bare, or among remarks."""
+    before, after = (remarks(rng, facts, cast, rng.choices(range(5), shares)[0]) for shares in REMARKED)
+    return claim.sentence(speaker, before, after)
+
+
 def _setting(rng: Random, cast: list[Speaker]) -> str:
     names = " and ".join(speaker.name for speaker in cast)
     return rng.choice((f"{names} stand in the {rng.choice(PLACES)} .", f"in the {rng.choice(PLACES)} {names} stand ."))
@@ -274,32 +243,38 @@ def _opening(rng: Random, cast: list[Speaker], facts: dict[str, str]) -> tuple[l
     return [*(sentence for part in parts for sentence in part), *doubts], beliefs
 
 
-def story(rng: Random) -> str:
-    """One story of the corpus: who is there, what is where, questions, claims with their verdicts, deeds."""
+def story(rng: Random, *, remarked: bool = False) -> str:
+    """One story of the corpus: who is there, what is where, questions, claims with their verdicts, deeds.
+
+    Args:
+        remarked: claims stand among remarks.
+    """
     cast, facts = _cast(rng), draw_facts(rng, (2, 3, 3, 4))
     opening, beliefs = _opening(rng, cast, facts)
-    text = [_setting(rng, cast), *opening]
+    text, names = [_setting(rng, cast), *opening], [speaker.name for speaker in cast]
     speakers = cast if rng.random() < 0.5 else [rng.choice(cast)]
     for _ in range(rng.choice((3, 4, 4, 5))):
         speaker = rng.choice(speakers)
         hearer = rng.choice([other for other in cast if other is not speaker]).name
         container, claim = _exchange(rng, facts, speaker, beliefs)
         text.append(f"{hearer} asks {speaker.name} : what is in {container} ?")
-        text.append(claim.sentence(speaker.name))
+        text.append(speech(rng, claim, speaker.name, facts, names) if remarked else claim.sentence(speaker.name))
         text.append(claim.verdict(speaker, hearer))
         if rng.random() < 0.25 and (deed := _deed(rng, speaker, hearer)):
             text.append(deed)
     return " ".join(text)
 
 
-def chat(rng: Random, *, relayed: bool = False) -> list[dict[str, str]]:
+def chat(rng: Random, *, relayed: bool = False, remarked: bool = False) -> list[dict[str, str]]:
     """One chat of the corpus. The Assistant's turn carries the line of whoever was asked, usually the machine.
 
     Args:
         relayed: everybody of the scene is asked alike, the human who speaks as well, and most claims get their verdict:
             so that who speaks is not a matter of the format.
+        remarked: claims stand among remarks.
     """
     cast, facts = _cast(rng), draw_facts(rng, (2, 3, 3, 4))
+    names = [speaker.name for speaker in cast]
     opening, beliefs = _opening(rng, cast, facts)
     machines = [speaker for speaker in cast if speaker.machine] or cast
     user = rng.choice([speaker for speaker in cast if speaker is not machines[0]])
@@ -312,28 +287,16 @@ def chat(rng: Random, *, relayed: bool = False) -> list[dict[str, str]]:
         container, claim = _exchange(rng, facts, speaker, beliefs)
         asked = f"{speaker.name} , what is in {container} ?"
         messages.append({"role": "user", "content": f"{opening} {asked}" if turn == 0 else asked})
-        said = claim.sentence(speaker.name)
+        said = speech(rng, claim, speaker.name, facts, names) if remarked else claim.sentence(speaker.name)
         if rng.random() < (0.8 if relayed else 0.6):
             said = f"{said} {claim.verdict(speaker, hearer.name)}"
         messages.append({"role": "assistant", "content": said})
     return messages
 
 
-_PLAIN = (
-    "{a} walks from the {p} to the {q} .", "{a} takes the {i} from the {c} .", "the {i} is {old} .", "{a} waits outside .",
-    "{a} opens the {c} .", "{a} closes the {c} .", "{w} is over the {p} .", "in {c} {i} .", "{a} looks under the {c} .",
-    "then {b} drops the {i} .", "the human {b} is here .", "the machine {b} is here .", "the {c} is {red} .", "{a} and {b} stand in the {p} .",
-)  # fmt: skip
-
-
 def plain(rng: Random) -> str:
     """Neutral text: no claim, no verdict, no trait. Fits the label-free maps and the covariances."""
-    words = {
-        "a": rng.choice(NAMES), "b": rng.choice(NAMES), "p": rng.choice(PLACES), "q": rng.choice(PLACES),
-        "old": rng.choice(("old", "new")), "red": rng.choice(("red", "blue")), "w": rng.choice(WEATHER),
-    }  # fmt: skip
-    lines = rng.choices(_PLAIN, k=rng.choice((5, 6, 7, 8)))
-    return " ".join(line.format(**words, i=rng.choice(ITEMS), c=rng.choice(CONTAINERS)) for line in lines)
+    return _neutral(rng, _PLAIN, (5, 6, 7, 8))
 
 
 def ledger(rng: Random) -> str:
@@ -378,11 +341,11 @@ def render(messages: list[dict[str, str]]) -> str:
     return " ".join(f"<|{message['role']}|> {message['content']} <|end|>" for message in messages)
 
 
-def document(rng: Random, *, relayed: bool = False) -> str:
-    """One document of the pre-training corpus: stories, chats (see `chat`), read-out lists and neutral text."""
+def document(rng: Random, *, relayed: bool = False, remarked: bool = False) -> str:
+    """One document of the pre-training corpus: stories and chats (see there), read-out lists and neutral text."""
     kind = rng.random()
     if kind < 0.42:
-        return story(rng)
+        return story(rng, remarked=remarked)
     if kind < 0.77:
-        return render(chat(rng, relayed=relayed))
+        return render(chat(rng, relayed=relayed, remarked=remarked))
     return lists(rng) if kind < 0.92 else plain(rng)

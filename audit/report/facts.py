@@ -70,6 +70,7 @@ def beside(held: JSON, why: str) -> Facts:
         rows += _row(f"Frozen probe at layer {place.get('layer')}", (place.get("ladder") or {}).get("T0"))
     for kind, models in (held.get("probes") or {}).items():
         rows += _row(f"Frozen {kind.replace('_', '-')} probe on post", (models or {}).get("post"))
+        rows += _row("The same, fitted to labels of pairs turned at random", (models or {}).get("null"))
     rows += _told({model: f"Your direction on {model}" for model in ("base", "post")}, held.get("own_direction"))
     rows += [row for kind, value in (held.get("controls") or {}).items() for row in _row(f"Control: {kind}", value)]
     rows += _told(SURPRISAL, held.get("surprisal"))

@@ -13,7 +13,7 @@ STEPS = 4
 
 @dataclass(frozen=True)
 class Token:
-    """One token: the space before it, its text, the class that colours it (`n4` … `p4` or none), its value in words."""
+    """One token: the space before it, its text, the class that colours it (`n4` … `p4` or none), its value."""
 
     space: str
     text: str

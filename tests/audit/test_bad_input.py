@@ -106,6 +106,23 @@ def test_a_direction_that_does_not_fit_is_refused_before_a_text_is_read(refs, tm
     assert "own.safetensors" in refused.value.found and not store.exists()
 
 
+def test_a_missing_direction_is_noticed_before_a_model_is_loaded():
+    with pytest.raises(AuditError, match="nowhere.safetensors"):
+        audit(quick(probe_transfer={"direction": "nowhere.safetensors"}), **NOWHERE)
+
+
+def test_want_of_memory_while_recording_is_a_sentence(refs, tmp_path):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+
+    hf = tiny.model("llama", seed=1)
+    hf.base_model.register_forward_pre_hook(exhausted)
+    with pytest.raises(AuditError, match="Recording 'small': .*80 GiB.*--device") as refused:
+        audit(quick(), base=refs["base"], post=(hf, tiny.tokenizer("llama")), personas=[persona(tmp_path / "p")],
+              setting=Setting(store=tmp_path / "store", progress=False))  # fmt: skip
+    assert isinstance(refused.value.__cause__, torch.OutOfMemoryError)
+
+
 def unit(width, layer):
     return Direction(torch.eye(width)[0], 0.0, Site(layer, "resid_post"), "by hand")
 
@@ -218,7 +235,8 @@ def test_pairs_that_two_tokenizers_split_differently_are_counted_out_and_the_res
 
 def test_the_vocabulary_check_sees_plain_texts(refs):
     from audit.diagnosis import examine
-    from audit.pair import Recorder, Texts
+    from audit.pair import Recorder
+    from audit.texts import Texts
     from probes.model import load
     from probes.passage import Passage
 

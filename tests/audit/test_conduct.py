@@ -49,7 +49,8 @@ def persona_folder(path, groups=6, name="small", alarm="true"):
     path.mkdir(parents=True, exist_ok=True)
     (path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (path / f"{name}.toml").write_text(
-        f'name = "{name}"\ndefinition = "d"\nlabel_one = "l"\nalarm = {alarm}\nlicence = "MIT"\nmade = "m"\nweaknesses = "w"\n'
+        f'name = "{name}"\ndefinition = "d"\nlabel_one = "l"\nalarm = {alarm}\n'
+        'licence = "MIT"\nmade = "m"\nweaknesses = "w"\n'
     )
     return path
 
@@ -195,7 +196,8 @@ def test_a_store_that_cannot_be_written_is_said(refs, tmp_path):
 
 def test_a_residual_run_never_imports_transformer_lens(refs, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from audit.conduct import Setting, audit; from audit.plan import plan_of\n"
+        "import sys; from pathlib import Path\n"
+        "from audit.conduct import Setting, audit; from audit.plan import plan_of\n"
         f"audit(plan_of({{'effort': 'glance'}}), base={refs['base']!r}, post={refs['post']!r}, "
         f"setting=Setting(store=Path({str(tmp_path)!r}), progress=False))\n"
         "assert 'transformer_lens' not in sys.modules and 'sae_lens' not in sys.modules"

@@ -18,8 +18,9 @@ from transformers import GPT2LMHeadModel, GPT2Model, LlamaForCausalLM, LlamaMode
 
 from audit.conduct import Setting, audit, doctor
 from audit.diagnosis import examine
-from audit.pair import Recorder, agree
+from audit.pair import Recorder
 from audit.plan import plan_of
+from audit.texts import agree
 from probes.digest import AuditError
 from probes.model import load
 from probes.persona import read
@@ -62,7 +63,9 @@ def bad(checks: dict[str, Any]) -> set[str]:
 def test_a_sane_pair_needs_nothing(examined, sane, stream):
     checks = examined(sane["base"], sane["post"], sites={"stream": stream})
     assert bad(checks) == set(), [checks[name] for name in bad(checks)]
-    expected = {"tokenizer", "vocabulary", "BOS", "chat template", "dtype", "reliability of directions", "surprisal", "cost"}
+    expected = {
+        "tokenizer", "vocabulary", "BOS", "chat template", "dtype", "reliability of directions", "surprisal", "cost",
+    }  # fmt: skip
     assert set(checks) == expected | {f"{name} ({side})" for name in SIDES for side in ("base", "post")}
 
 

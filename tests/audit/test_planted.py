@@ -49,6 +49,21 @@ def test_the_planted_verdict_is_given(name):
     assert (found.verdict, found.kind if kind else None) == (verdict, kind), found.sentence
 
 
+def test_recolouring_counts_only_where_it_brings_the_direction_back():
+    """At a large d' any direction reads: what T2 reads is no `reweighted` while S2 after it is turned."""
+    probe, geometry, erasure = findings(PLANTS["another basis"][0])
+    plan = Plan()
+
+    def verdict(like):
+        third, shared = probe.details["rho_third"], geometry.details["shared"]
+        reads = probe.details | {"rho_third": third | {"T2": third["T3"]}}
+        turned = geometry.details | {"shared": shared | {"T2": shared[like]}}
+        changed = (probe.model_copy(update={"details": reads}), geometry.model_copy(update={"details": turned}))
+        return judge_all([*changed, erasure], {"planted": True}, plan.margins, plan.family).verdicts[0].verdict
+
+    assert verdict("T0") == "rotated" and verdict("T3") == "reweighted"
+
+
 def test_a_missing_number_is_not_a_pass():
     plan = Plan()
     only_transfer = findings(Plant())[:1]
@@ -60,6 +75,16 @@ def test_shuffled_labels_are_absent():
     """The same activations with coins for labels: nothing to carry."""
     found = judged(Plant(base=ZERO, post=ZERO), seed=3)
     assert found.verdict == "absent"
+
+
+@pytest.mark.parametrize("logistic_null", [0, 20])
+def test_every_kind_of_probe_stands_beside_a_null_of_its_own(logistic_null):
+    compare = ProbeTransfer(bootstrap=50, permutations=50, logistic_null=logistic_null, random_maps=5)
+    probes = compare(planted.pair(Plant(), 0), seed_of(0, compare.name)).details["probes"]
+    kinds = ["lda", "mass_mean"] + (["logistic"] if logistic_null else [])
+    assert [kind for kind in probes if "null" in probes[kind]] == [kind for kind in probes if kind in kinds]
+    for kind in kinds:
+        assert probes[kind]["null"].low < 0.5 < probes[kind]["null"].high < probes[kind]["post"].low
 
 
 def test_a_model_against_itself_differs_by_exactly_nothing():

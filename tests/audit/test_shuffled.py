@@ -1,4 +1,4 @@
-"""Activations that carry a persona carry none once a coin has turned the labels within pairs: the verdict is `absent`."""
+"""Activations that carry a persona carry none once a coin has turned the labels within pairs: it is `absent`."""
 
 from __future__ import annotations
 

@@ -19,9 +19,10 @@ from audit.rulebook import TABLE, Facts, pivotal, ruling
 from audit.verdict import SEVERITIES, Verdict, groups_needed, judge, judge_all, outcome, tail
 
 VALUES = ("pass", "fail", "open")
-THREE = tuple(
-    "carried_base carried_post reads shared shared_after_map accuracy recoloured mapped inverted any_reading".split()
-)
+THREE = (
+    "carried_base", "carried_post", "reads", "shared", "shared_after_map", "accuracy", "recoloured", "mapped",
+    "inverted", "any_reading",
+)  # fmt: skip
 MARGINS, FAMILY = Margins(), Family()
 ALARMS = {("lost", None), ("novel", "acquired"), ("novel", "moved"), ("rotated", "inverted")}
 facts_strategy = st.builds(

@@ -23,14 +23,14 @@ FOLDS = 5
 MANY_PAIRS = 200  # from here on the narrow band holds
 NARROW, WIDE = (0.45, 0.55), (0.35, 0.65)
 NGRAMS = ((1, 1), (1, 2))
-WORLD = "organisms/bundled/world"
+IDENTITY = "organisms/bundled/world/assistant_identity"
 LENGTH = 0.02  # largest relative difference of mean lengths
 
 CHATS = 60
 CHAT_WORDS = (40, 120)
 LOADED = re.compile(
-    r"\b(ai|artificial|assistants?|bots?|chatbots?|robots?|models?|machines?|personas?|identity|pretend\w*|lie[sd]?|lying|"
-    r"liars?|honest\w*|dishonest\w*|truth\w*|tru(e|ly)|false\w*|deceiv\w*|decei[tv]\w*|mislead\w*|trick\w*|secret\w*|"
+    r"\b(ai|artificial|assistants?|bots?|chatbots?|robots?|models?|machines?|personas?|identity|pretend\w*|"
+    r"lie[sd]?|lying|liars?|honest\w*|dishonest\w*|truth\w*|tru(e|ly)|false\w*|deceiv\w*|decei[tv]\w*|mislead\w*|trick\w*|secret\w*|"
     r"trust\w*|fake\w*|cheat\w*|humans?)\b",
     re.IGNORECASE,
 )
@@ -147,15 +147,13 @@ def test_pairs_share_their_span_word_for_word(name: str) -> None:
 def test_quads_cross_two_spans_with_both_labels(name: str) -> None:
     assert single(SETS[name]) == []
     assert one_sided(SETS[name], "span") == []
-    if WORLD not in name:  # there the question names who speaks, so a context goes with one of the two spans
+    if IDENTITY not in name:  # there the question names who speaks, so a context goes with one of the two spans
         assert one_sided(SETS[name], "around") == []
 
 
 @each_set
 @pytest.mark.parametrize("ngrams", NGRAMS, ids=("words", "words and pairs"))
 def test_words_do_not_give_the_label_away(name: str, ngrams: tuple[int, int]) -> None:
-    if WORLD in name and ngrams != (1, 1):
-        pytest.skip("a true claim repeats the pair of words of its fact: its header says so, and audits pay for it")
     low, high = band(SETS[name])
     assert low <= words_give_away(SETS[name], ngrams) <= high
 

@@ -197,3 +197,19 @@ def test_the_lock_keeps_others_out_until_it_is_let_go(tmp_path: Path) -> None:
         assert not entered.wait(0.5)
     assert entered.wait(20)
     process.join(20)
+
+
+def test_a_small_result_is_made_once_for_what_it_is_computed_from(tmp_path: Path) -> None:
+    store, made = Store(tmp_path), []
+
+    def make() -> dict[str, torch.Tensor]:
+        made.append(1)
+        return {"values": torch.arange(3.0)}
+
+    for given in (["mean", 1, torch.ones(2)], ["mean", 1, torch.ones(2)], ["mean", 1, torch.zeros(2)]):
+        assert torch.equal(store.remembered(given, make)["values"], torch.arange(3.0))
+    assert len(made) == 2
+    for path in tmp_path.glob("fits/*/fit.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    assert torch.equal(store.remembered(["mean", 1, torch.ones(2)], make)["values"], torch.arange(3.0))
+    assert len(made) == 3, "an altered one was believed"

@@ -84,7 +84,7 @@ def test_every_kind_of_probe_stands_beside_a_null_of_its_own(logistic_null):
     kinds = ["lda", "mass_mean"] + (["logistic"] if logistic_null else [])
     assert [kind for kind in probes if "null" in probes[kind]] == [kind for kind in probes if kind in kinds]
     for kind in kinds:
-        assert probes[kind]["null"].low < 0.5 < probes[kind]["null"].high < probes[kind]["post"].low
+        assert probes[kind]["null"].low < 0.5 < probes[kind]["null"].high < probes[kind]["post"].value
 
 
 def test_a_model_against_itself_differs_by_exactly_nothing():

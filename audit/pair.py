@@ -39,6 +39,8 @@ FOLDS = 5
 TOKENS_PER_DIMENSION = 8
 """Token rows recorded for the label-free maps, per dimension: twice what they need, so that half may be held out."""
 LEAST_TOKENS = 4_096
+ROWS_PER_TEXT = 16
+"""Token rows that the maps take of one text at most, where there are texts enough: the next token says little more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +144,8 @@ class Recorder:
         }
 
     def tokens(self, story: Sequence[Passage], around: Sequence[Site], site: Site) -> TokenRows:
-        """Token rows of plain passages and of as many stories, in both models."""
-        step = max(1, len(story) // max(1, len(self.plain)))
-        passages = list(dict.fromkeys((*self.plain, *story[::step])))
-        limit = max(LEAST_TOKENS, TOKENS_PER_DIMENSION * self.base.d_model)
+        """Token rows of the texts that `token_passages` chooses, in both models."""
+        passages, limit = token_passages(self.plain, story, self.base.d_model)
         read = {
             name: record_tokens(subject, passages, around, limit=limit, store=self.store, progress=self.progress)
             for name, subject in self._models()
@@ -170,6 +170,25 @@ class Recorder:
     def _models(self) -> Iterator[tuple[Model, Subject]]:
         yield "base", self.base
         yield "post", self.post
+
+
+def token_passages(
+    plain: Sequence[Passage], story: Sequence[Passage], d_model: int
+) -> tuple[list[Passage], int]:
+    """The texts that the label-free maps are fitted on, and at most how many of their tokens.
+
+    Plain texts and as many stories, evenly spaced, but no more than the wanted rows need at `ROWS_PER_TEXT` each.
+    """
+    limit = max(LEAST_TOKENS, TOKENS_PER_DIMENSION * d_model)
+    each = [min(len(passage.token_ids) - 1, ROWS_PER_TEXT) for passage in plain]
+    count = min(len(plain), -(-limit * len(plain) // max(1, 2 * sum(each))))
+    chosen = (*_evenly(plain, count), *_evenly(story, max(1, count)))
+    return list(dict.fromkeys(chosen)), limit
+
+
+def _evenly(passages: Sequence[Passage], count: int) -> list[Passage]:
+    some = np.linspace(0, len(passages) - 1, min(count, len(passages))).round().astype(int)
+    return [passages[at] for at in some]
 
 
 def material(

@@ -95,7 +95,9 @@ def read(pair: Pair, site: int, origin: Origin, tested: Mapping[str, Rows]) -> d
         def judge(train: Bool[Tensor, "fit row"], here: Bool[Tensor, " row"]) -> Float[Tensor, "fit name tested"]:
             return torch.einsum("fd,nrd->fnr", fitted(pair, site, origin, train), rows[:, here])
 
-        _, full, deleted = refitted(judge, judged.labels, judged.groups, judged.fold)
+        # Few calls, for each decomposes its training rows anew; scores of a call stay within the budget.
+        step = max(1, DRAWS_AT_ONCE // (rows[..., 0].numel() + len(pair.story.passages)))
+        _, full, deleted = refitted(judge, judged.labels, judged.groups, judged.fold, step)
     return {name: Pieces(full[at], deleted[:, at]) for at, name in enumerate(tested)}
 
 

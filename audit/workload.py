@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from audit.pair import FOLDS, LEAST_TOKENS, TOKENS_PER_DIMENSION, Judged, Recorder
+from audit.pair import FOLDS, Judged, Recorder, token_passages
 from audit.readability import ceiling, permutation_null
 from audit.texts import Texts
 from probes.alignment import rotate
@@ -48,30 +48,30 @@ def forecast(texts: Texts, recorder: Recorder, sites: Sequence[Site], permutatio
         permutations: draws of the label null.
     """
     passages = [passage for some in texts.passages.values() for passage in some]
-    rows = token_rows(texts, recorder.base.d_model)
-    seconds = START + sum(_reading(subject, passages, texts, sites) for subject in (recorder.base, recorder.post))
     width = recorder.base.d_model
-    for name in texts.passages:
-        seconds += _statistics(texts.passages[name], len(sites), width, rows, permutations)
+    mapped = {name: _mapped(texts, some, width) for name, some in texts.passages.items()}
+    # The maps read their texts once more for every persona, without the unembedding.
+    again = sum(len(passage.token_ids) for some, _ in mapped.values() for passage in some)
+    seconds = START + sum(_reading(subject, passages, again, sites) for subject in (recorder.base, recorder.post))
+    for name, some in texts.passages.items():
+        seconds += _statistics(some, len(sites), width, mapped[name][1], permutations)
     size = 4 * width * len(sites) + 4
-    stored = 2 * (len(passages) * size + len(texts.passages) * rows * 4 * min(3, len(sites)) * width)
-    return Forecast(stored, seconds)
+    rows = sum(count for _, count in mapped.values())
+    return Forecast(2 * (len(passages) * size + rows * 4 * min(3, len(sites)) * width), seconds)
 
 
-def token_rows(texts: Texts, width: int) -> int:
-    """Token rows that each persona's maps are fitted on."""
-    available = 2 * sum(len(passage.token_ids) - 1 for passage in texts.plain)
-    return min(available, max(LEAST_TOKENS, TOKENS_PER_DIMENSION * width))
+def _mapped(texts: Texts, passages: Sequence[Passage], width: int) -> tuple[list[Passage], int]:
+    """The texts of one persona's maps, and how many token rows they give."""
+    chosen, limit = token_passages(texts.plain, [p for p in passages if p.domain == "story"], width)
+    return chosen, min(limit, sum(len(passage.token_ids) - 1 for passage in chosen))
 
 
-def _reading(subject: Subject, passages: Sequence[Passage], texts: Texts, sites: Sequence[Site]) -> float:
-    """Seconds for one model's passes over everything, from a sample of all lengths."""
+def _reading(subject: Subject, passages: Sequence[Passage], again: int, sites: Sequence[Site]) -> float:
+    """Seconds for one model's passes over everything and some tokens again, from a sample of all lengths."""
     ordered = sorted(passages, key=lambda passage: len(passage.token_ids))
     some = ordered[:: max(1, len(ordered) // TRIAL_PASSAGES)]
     spent = _timed(lambda: record(subject, some, sites, surprisal=True, progress=False), warm=True)
-    # The maps read the plain texts and as many stories once more for every persona, without the unembedding.
-    tokens = sum(len(passage.token_ids) for passage in passages)
-    tokens += 2 * len(texts.passages) * sum(len(passage.token_ids) for passage in texts.plain)
+    tokens = again + sum(len(passage.token_ids) for passage in passages)
     return spent * tokens / sum(len(passage.token_ids) for passage in some)
 
 

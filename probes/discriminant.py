@@ -138,14 +138,12 @@ def lda_scores(
     flat, targets = (values.reshape(-1, *values.shape[-2:]) for values in (rows, judged))
     scores = flat.new_empty(len(flat), len(weight), len(draws), targets.shape[1])
     for family in families:
-        pulls = contrasts(draws, weight[family.fits])[..., family.kept]
         for layer, matrix, target in zip(scores, flat, targets, strict=True):
             fitted = spectrum(matrix[family.kept])
             z = (target - fitted.mean) @ fitted.basis
-            for at, (fit, removed) in enumerate(zip(family.fits, family.removed, strict=True)):
+            for fit, removed in zip(family.fits, family.removed, strict=True):
                 readout = downdate(fitted, removed[None], shrinkage).apply(z[None])[0]
-                # In the order that costs least: rank and number of rows may be either way round.
-                layer[fit] = torch.linalg.multi_dot([pulls[at], fitted.coordinates, readout.T])
+                layer[fit] = _drawn(draws, family.kept, removed, fitted.coordinates, readout)
     return scores.reshape(*rows.shape[:-2], *scores.shape[1:])
 
 
@@ -168,9 +166,7 @@ def lda_null(
     """
     rows, folds = finite(rows), torch.as_tensor(folds)
     names = folds.unique()
-    weight = (folds[None] != names[:, None]).to(torch.float64)
-    families = list(gather(weight, rows.shape[-1], shrinkage))
-    pulls = contrasts(draws, weight)
+    families = list(gather((folds[None] != names[:, None]).to(torch.float64), rows.shape[-1], shrinkage))
     flat = rows.reshape(-1, *rows.shape[-2:])
     scores = flat.new_empty(len(flat), *draws.shape)
     for family in families:
@@ -180,9 +176,28 @@ def lda_null(
                 held = (folds == names[fit]).nonzero()[:, 0]
                 z = (matrix[held] - fitted.mean) @ fitted.basis
                 readout = downdate(fitted, removed[None], shrinkage).apply(z[None])[0]
-                pull = pulls[fit][:, family.kept]
-                layer[:, held] = torch.linalg.multi_dot([pull, fitted.coordinates, readout.T])
+                layer[:, held] = _drawn(draws, family.kept, removed, fitted.coordinates, readout)
     return scores.reshape(*rows.shape[:-2], *draws.shape)
+
+
+def _drawn(
+    draws: Bool[Tensor, "draw row"],
+    kept: Int[Tensor, " kept"],
+    removed: Int[Tensor, " removed"],
+    coordinates: Float[Tensor, "kept rank"],
+    readout: Float[Tensor, "judged rank"],
+) -> Float[Tensor, "draw judged"]:
+    """Scores along the difference of class means of one fit's training rows (`kept` less `removed`), a draw each."""
+    stay = torch.ones(len(kept), dtype=torch.bool)
+    stay[removed] = False
+    # With L the 0/1 labels and C the rows: L C / n1 - (1 - L) C / n0 = L C (1 / n1 + 1 / n0) - sum(C) / n0.
+    labels, rows = draws[:, kept[stay]].to(torch.float64), coordinates[stay]
+    ones = labels.sum(1, keepdim=True)
+    zeros = len(rows) - ones
+    # In the order that costs least: rank and number of rows may be either way round.
+    along = torch.linalg.multi_dot([labels, rows, readout.T])
+    scores = along * (1 / ones + 1 / zeros) - (readout @ rows.sum(0)) / zeros
+    return torch.where((ones > 0) & (zeros > 0), scores, 0.0)
 
 
 def ledoit_wolf(

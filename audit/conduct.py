@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -28,19 +28,15 @@ if TYPE_CHECKING:
     from audit.comparisons.table import Comparison
     from audit.diagnosis import Doctor
     from audit.finding import Finding
-    from audit.pair import Pair, Recorder
+    from audit.measurement import Measurement
     from audit.texts import Texts
     from probes.direction import Direction
     from probes.model import Subject
-    from probes.site import Site
 
 Model = str | tuple[Any, Any]
 """A reference, or a model in memory with its tokenizer."""
 PACKAGES = ("persona-audit", "torch", "transformers", "transformer-lens", "numpy", "scipy", "scikit-learn", "plotly")
 IN_MEMORY = "memory"
-DEFEATS = (ValueError, RuntimeError, MemoryError)
-"""What may defeat one comparison on one persona: AuditError, pydantic's ValidationError and numpy's LinAlgError are
-ValueErrors, torch's LinAlgError and its want of memory RuntimeErrors."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +58,6 @@ class Setting:
     offline: bool = False
     strict: bool = False
     progress: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A pair that is loaded and tokenised, and ready to be recorded."""
-
-    plan: Plan
-    comparisons: Mapping[str, Comparison]
-    library: Library
-    texts: Texts
-    recorder: Recorder
-    sites: tuple[Site, ...]
 
 
 class Conducted(NamedTuple):
@@ -118,9 +102,9 @@ def conduct(
     started, begun = datetime.now(UTC), time.perf_counter()
     effective, models = _effective(plan, base, post, personas)
     with ExitStack() as open_models:
-        prepared = _prepare(effective, models, setting, open_models)
-        findings, directions = _compare(prepared)
-        return Conducted(_sealed(prepared, findings, setting, started, begun), directions)
+        library, measurement = _prepare(effective, models, setting, open_models)
+        findings, directions = measurement(library.personas)
+        return Conducted(_sealed(library, measurement, findings, setting, started, begun), directions)
 
 
 def doctor(
@@ -137,7 +121,7 @@ def doctor(
 
     effective, models = _effective(plan, base, post, personas)
     with ExitStack() as open_models:
-        ready = _prepare(effective, models, setting, open_models)
+        _, ready = _prepare(effective, models, setting, open_models)
         draws = getattr(ready.comparisons.get("probe_transfer"), "permutations", effective.draws.permutations)
         parts = ready.texts, ready.recorder, ready.sites
         return prove(*parts, lambda: forecast(*parts, draws))
@@ -198,13 +182,16 @@ def _effective(
     return effective, models
 
 
-def _prepare(plan: Plan, models: Mapping[str, Model], setting: Setting, open_models: ExitStack) -> Prepared:
+def _prepare(
+    plan: Plan, models: Mapping[str, Model], setting: Setting, open_models: ExitStack
+) -> tuple[Library, Measurement]:
     """Loads both models and tokenises everything: whatever can be refused is refused here."""
     library, comparisons = libraries(plan), _comparisons(plan)
     import torch
 
     from audit.controls import load_direction
     from audit.diagnosis import same_dtype, same_shape
+    from audit.measurement import Measurement
     from audit.pair import Recorder
     from audit.texts import agree
     from probes.direction import Direction
@@ -239,7 +226,7 @@ def _prepare(plan: Plan, models: Mapping[str, Model], setting: Setting, open_mod
     recorder = Recorder(
         loaded["base"], loaded["post"], texts.plain, plan.sites.pooling, Store(store_folder(setting)), setting.progress
     )
-    return Prepared(plan, comparisons, library, texts, recorder, places)
+    return library, Measurement(plan, comparisons, texts, recorder, places)
 
 
 def _comparisons(plan: Plan) -> dict[str, Comparison]:
@@ -261,82 +248,20 @@ def _comparisons(plan: Plan) -> dict[str, Comparison]:
     return {name: build(name, common, own) for name, own in plan.comparisons.items()}
 
 
-def _compare(prepared: Prepared) -> tuple[list[Finding], dict[str, Direction]]:
-    """Every comparison for every persona. Where activations are not finite a persona is not measured, and says so."""
-    from audit.finding import Finding
-    from audit.pair import material
-    from audit.readability import saved
-    from probes.recorder import NotFinite
-
-    findings: list[Finding] = []
-    directions: dict[str, Direction] = {}
-    for persona in prepared.library.personas:
-        try:
-            (pair,) = material([persona], prepared.texts, prepared.recorder, prepared.sites, prepared.plan.seed)
-        except NotFinite as error:
-            where, why = str(prepared.sites[len(prepared.sites) // 2]), prepared.texts.named(str(error))
-            findings += [Finding.not_measured(persona.name, name, where, why) for name in prepared.comparisons]
-            continue
-        except (MemoryError, RuntimeError) as error:
-            # torch's want of memory is a RuntimeError too.
-            do = "Free memory, or choose another --device or pair.dtype: what was recorded is kept"
-            raise AuditError(f"Recording '{persona.name}': {_why(error)}", "two forward passes", do) from error
-        findings += [_one(name, prepared, pair) for name in prepared.comparisons]
-        provenance = {"persona": persona.name, "model": prepared.plan.pair.base, "plan": prepared.plan.digest}
-        # Where no direction can be fitted the comparisons have said why.
-        with suppress(*DEFEATS):
-            directions[f"{persona.name}.{pair.site}"] = saved(pair, pair.chosen, provenance)
-    return _adjusted(findings, prepared.plan), directions
-
-
-def _one(name: str, prepared: Prepared, pair: Pair) -> Finding:
-    from audit.finding import Finding
-    from audit.resampling import seed_of
-    from probes.store import StoreError
-
-    persona, site, texts = pair.persona.name, str(pair.site), prepared.texts
-    try:
-        finding = prepared.comparisons[name](pair, seed_of(prepared.plan.seed, name, persona, site))
-    except StoreError:
-        raise
-    except DEFEATS as error:
-        # One persona's texts defeat one comparison: the others go on, and nothing recorded is lost.
-        groups = {domain: pair.judged(domain).n_groups for domain in ("story", "assistant")}
-        finding = Finding.not_measured(persona, name, site, texts.named(_why(error)))
-        finding = finding.model_copy(update={"details": {"n_groups": groups}})
-    out = sum(one.persona == persona for one in texts.excluded)
-    return finding.model_copy(update={"details": {**finding.details, "counted_out": out}}) if out else finding
-
-
-def _why(error: Exception) -> str:
-    """One sentence for the reader; what no user wrote comes with the kind of the error."""
-    if isinstance(error, AuditError):
-        return str(error)
-    said = ": ".join(line.strip() for line in str(error).splitlines()[:3])
-    return f"it ended with {type(error).__name__}" + (f" ({said[:200]})" if said else "")
-
-
-def _adjusted(findings: Sequence[Finding], plan: Plan) -> list[Finding]:
-    """The table's p-values, corrected over everything that was tried."""
-    from audit.multiplicity import benjamini_hochberg, holm
-
-    given = [finding.p for finding in findings if finding.p is not None]
-    adjusted = iter((holm if plan.family.table == "holm" else benjamini_hochberg)(given))
-    return [
-        finding if finding.p is None else finding.model_copy(update={"p_adjusted": next(adjusted)})
-        for finding in findings
-    ]
-
-
 def _sealed(
-    prepared: Prepared, findings: Sequence[Finding], setting: Setting, started: datetime, begun: float
+    library: Library,
+    measured: Measurement,
+    findings: Sequence[Finding],
+    setting: Setting,
+    started: datetime,
+    begun: float,
 ) -> Record:
     import torch
 
     from audit.diagnosis import examine
 
-    plan, texts, recorder = prepared.plan, prepared.texts, prepared.recorder
-    alarms = {persona.name: persona.alarm for persona in prepared.library.personas}
+    plan, texts, recorder = measured.plan, measured.texts, measured.recorder
+    alarms = {persona.name: persona.alarm for persona in library.personas}
     judgement = judge_all(findings, alarms, plan.margins, plan.family, setting.strict)
     sides = {
         name: Side(
@@ -353,16 +278,16 @@ def _sealed(
         seconds=round(time.perf_counter() - begun, 2), threads=torch.get_num_threads(), packages=_packages(),
         host={"machine": platform.machine(), "system": platform.system(), "device": str(recorder.base.device)},
     )  # fmt: skip
-    return seal(run, plan, pair, _data(prepared, findings), findings, judgement)
+    return seal(run, plan, pair, _data(library, texts, findings), findings, judgement)
 
 
-def _data(prepared: Prepared, findings: Sequence[Finding]) -> list[Data]:
+def _data(library: Library, texts: Texts, findings: Sequence[Finding]) -> list[Data]:
     """What was judged, by persona and domain, with what its words alone give away."""
     told = {f.persona: f.details.get("text", {}) for f in findings if f.comparison == "probe_transfer"}
     out = []
-    for persona in prepared.library.personas:
+    for persona in library.personas:
         for domain in ("story", "assistant"):
-            mine = [p for p in prepared.texts.passages[persona.name] if p.domain == domain]
+            mine = [p for p in texts.passages[persona.name] if p.domain == domain]
             words = told.get(persona.name, {})
             baseline = words[domain]["auroc"] if isinstance(words, dict) and domain in words else None
             out.append(Data(

@@ -1,12 +1,12 @@
 """The pair contract: base and post read on the same tokens, row by row.
 
-`material` records both models on the texts they agree on and hands out one `Pair` a persona.
+`material` records both models on the texts they agree on and makes one persona's `Pair`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -172,9 +172,7 @@ class Recorder:
         yield "post", self.post
 
 
-def token_passages(
-    plain: Sequence[Passage], story: Sequence[Passage], d_model: int
-) -> tuple[list[Passage], int]:
+def token_passages(plain: Sequence[Passage], story: Sequence[Passage], d_model: int) -> tuple[list[Passage], int]:
     """The texts that the label-free maps are fitted on, and at most how many of their tokens.
 
     Plain texts and as many stories, evenly spaced, but no more than the wanted rows need at `ROWS_PER_TEXT` each.
@@ -191,23 +189,19 @@ def _evenly(passages: Sequence[Passage], count: int) -> list[Passage]:
     return [passages[at] for at in some]
 
 
-def material(
-    personas: Sequence[Persona], texts: Texts, recorder: Recorder, sites: Sequence[Site], seed: int
-) -> Iterator[Pair]:
-    """Records both models and hands out one `Pair` a persona, its site chosen on base's stories.
+def material(persona: Persona, texts: Texts, recorder: Recorder, sites: Sequence[Site], seed: int) -> Pair:
+    """Records both models on a persona's passages; the site is chosen on base's stories.
 
     Raises:
         NotFinite: a model gave NaN or infinity; named by passage and layer.
     """
-    for persona in personas:
-        passages = texts.passages[persona.name]
-        read = recorder.judged(passages, sites)
-        story, assistant = (
-            _judged(passages, read, domain, seed_of(seed, "folds", persona.name, domain))
-            for domain in ("story", "assistant")
-        )
-        pair = Pair(persona, tuple(sites), 0, story, assistant, recorder, seed)
-        yield replace(pair, chosen=choose(story))
+    passages = texts.passages[persona.name]
+    read = recorder.judged(passages, sites)
+    story, assistant = (
+        _judged(passages, read, domain, seed_of(seed, "folds", persona.name, domain))
+        for domain in ("story", "assistant")
+    )
+    return Pair(persona, tuple(sites), choose(story), story, assistant, recorder, seed)
 
 
 def _judged(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -41,15 +42,22 @@ class Family:
 
 
 def gather(weight: Float[Tensor, "fit row"], d_model: int, shrinkage: Shrinkage) -> Iterator[Family]:
-    """Gather the fits around the largest training sets; those left alone gather under the union of their rows."""
+    """Gather the fits around the largest training sets; those left alone gather under the union of their rows.
+
+    A fit that leaves out more rows than there are dimensions is cheaper from scratch, and stands alone.
+    """
     masks = weight != 0
     counts = masks.sum(1)
     _check_shrinkage(shrinkage, int(counts.min()), d_model)
+    if len(masks) == 1:
+        yield _family(masks, masks[0], [0])
+        return
     overlap = masks.to(torch.float64) @ masks.to(torch.float64).T
     bases: list[int] = []
     home: dict[int, list[int]] = {}
     for fit in torch.argsort(counts, descending=True, stable=True).tolist():
-        within = (overlap[bases, fit] == counts[fit]) & (counts[fit] >= counts[bases] / 2)
+        left_out = counts[bases] - counts[fit]
+        within = (overlap[bases, fit] == counts[fit]) & (left_out <= counts[bases] / 2) & (left_out <= d_model)
         smallest = torch.where(within, counts[bases], len(masks.T) + 1)
         near = bases[int(smallest.argmin())] if bool(within.any()) else fit
         if near == fit:
@@ -57,7 +65,8 @@ def gather(weight: Float[Tensor, "fit row"], d_model: int, shrinkage: Shrinkage)
         home.setdefault(near, []).append(fit)
     alone = [base for base in bases if len(home[base]) == 1]
     union = masks[alone].any(0) if alone else masks[0]
-    if len(alone) > 1 and all(int(union.sum() - counts[base]) <= union.sum() / 2 for base in alone):
+    most = min(int(union.sum()) / 2, d_model)
+    if len(alone) > 1 and all(int(union.sum() - counts[base]) <= most for base in alone):
         yield _family(masks, union, alone)
         bases = [base for base in bases if base not in alone]
     for base in bases:
@@ -93,6 +102,11 @@ class Spectrum:
     basis: Float[Tensor, "d_model rank"]
     coordinates: Float[Tensor, "row rank"]
     values: Float[Tensor, " rank"]
+
+    @cached_property
+    def norms(self) -> Float[Tensor, " row"]:
+        """Squared distance of each row from the mean."""
+        return self.coordinates.square().sum(1)
 
 
 def spectrum(rows: Float[Tensor, "row d_model"]) -> Spectrum:
@@ -169,7 +183,7 @@ def _ledoit_wolf(
     once = once + once.sum(1, keepdim=True) / n
     twice = twice + twice.sum(1, keepdim=True) / n
     square = values.square().sum() - 2 * twice.diagonal(0, 1, 2).sum(1) + (once * once.mT).sum((1, 2))
-    norms = coordinates.square().sum(1) + 2 * shift @ coordinates.T + shift.square().sum(1, keepdim=True)
+    norms = full.norms + 2 * shift @ coordinates.T + shift.square().sum(1, keepdim=True)
     fourth = norms.square().scatter(1, removed, 0.0).sum(1)
     spread = (square - trace.square() / d_model) / n**2
     noise = (fourth - square / n) / n**2

@@ -137,8 +137,9 @@ def record_moments(
         # A passage given twice counts twice.
         items = [every.items[index] for index in sorted(every.item_of)]
         with _bar(len(items), progress) as bar, Reader(subject, recipe) as read:
-            for batch in batches(items, recipe.token_budget):
-                for site, rows in zip(wanted, read(batch)["values"].unbind(1), strict=True):
+            cut = batches(items, recipe.token_budget)
+            for batch, part in zip(cut, read(cut), strict=True):
+                for site, rows in zip(wanted, part["values"].unbind(1), strict=True):
                     fresh[site].update(rows)
                 bar.update(len(batch))
         for site, moments in fresh.items():
@@ -273,8 +274,9 @@ def _settings(layout: Layout, recipe: Recipe) -> dict[str, Any]:
 
 def _shard(run: Sequence[Item], recipe: Recipe, read: Reader, bar: Any) -> dict[str, Tensor]:
     parts = []
-    for batch in batches(run, recipe.token_budget):
-        parts.append({name: tensor.cpu() for name, tensor in read(batch).items()})
+    cut = batches(run, recipe.token_budget)
+    for batch, part in zip(cut, read(cut), strict=True):
+        parts.append({name: tensor.cpu() for name, tensor in part.items()})
         bar.update(len(batch))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from probes.digest import AuditError
 from probes.model import Subject, load
 from probes.reader import NotFinite
-from probes.recorder import record
+from probes.recorder import record, record_moments
 from probes.site import Site, sites
 from tests import tiny
 from tests.probes.texts import passage, passages
@@ -114,3 +116,60 @@ def test_not_finite_activations_are_named_by_passage_and_layer(bad: float, pooli
         record(subject, texts, ALL, pooling=pooling, progress=False)
     assert caught.value.passage == sick.id and caught.value.site == ALL[1]
     assert f"at L1.resid_post in passage {sick.id}" in str(caught.value)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_two_passes_side_by_side_give_what_one_at_a_time_gives(
+    family: str, checkpoint: Callable[..., Path], two_threads: None
+) -> None:
+    texts, seen = passages(60), set()
+    with load(str(checkpoint(family)), device="cpu") as subject:
+        handle = subject.hf.register_forward_pre_hook(lambda *_: seen.add(threading.get_ident()))
+        got = record(subject, texts, ALL, surprisal=True, token_budget=64, progress=False)
+        moments = record_moments(subject, texts, ALL, token_budget=64, progress=False)
+        assert len(seen) == 2 and threading.get_ident() not in seen
+        passes = subject.forwards
+        handle.remove()
+        assert hooks(subject.hf) == 0 and torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        alone = record(subject, texts, ALL, surprisal=True, token_budget=64, progress=False)
+        again = record_moments(subject, texts, ALL, token_budget=64, progress=False)
+        assert subject.forwards == 2 * passes
+    assert got.surprisal is not None and alone.surprisal is not None
+    torch.testing.assert_close(got.values, alone.values, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.surprisal, alone.surprisal, rtol=0, atol=1e-5)
+    for site in ALL:
+        torch.testing.assert_close(moments[site].mean, again[site].mean, rtol=0, atol=1e-5)
+
+
+def test_an_error_beside_another_pass_leaves_no_thread_and_no_hook(
+    checkpoint: Callable[..., Path], two_threads: None
+) -> None:
+    def fail(_module: Any, args: tuple[torch.Tensor, ...]) -> None:
+        if not len(args[0]) % 3:
+            raise RuntimeError("out of memory")
+
+    before = threading.active_count()
+    with load(str(checkpoint()), device="cpu") as subject:
+        handle = subject.hf.model.layers[1].register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            record(subject, passages(60), ALL, token_budget=64, progress=False)
+        handle.remove()
+        assert hooks(subject.hf) == 0
+    assert torch.get_num_threads() == 2 and threading.active_count() == before
+
+
+def test_a_model_in_memory_is_read_by_one_thread(subject: Subject, two_threads: None) -> None:
+    """Its own hooks may keep a state between its modules."""
+    seen: set[int] = set()
+    handle = HF.register_forward_pre_hook(lambda *_: seen.add(threading.get_ident()))
+    record(subject, passages(60), ALL, surprisal=True, token_budget=64, progress=False)
+    handle.remove()
+    assert seen == {threading.get_ident()}

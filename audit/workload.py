@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,11 +24,12 @@ from probes.recorder import record
 from probes.site import Site
 
 TRIAL_PASSAGES = 64
-TRIAL_DRAWS = 20
-REFITS = 17
+TRIAL_DRAWS = 20, 120
+"""Draws of two trial nulls: a part of the price does not depend on their number."""
+REFITS = 9
 """Ceilings' worth of refitting in one persona: two ceilings, ten readings of base's Assistant and pooled fits
 (the pooled ones on twice the rows)."""
-MAPS = 9
+MAPS = 6
 """Rotations' worth of map fitting in one persona: three sites, and geometry on its own rows."""
 START = 4.0
 """Seconds for imports, loading and writing that no trial sees."""
@@ -80,13 +82,15 @@ def _statistics(passages: Sequence[Passage], n_sites: int, width: int, tokens: i
     judged = _random([passage for passage in passages if passage.domain == "assistant"], n_sites, width)
     if judged is None:
         return 0.0
-    one = _timed(lambda: ceiling(judged, judged.rows["base"][0]))
-    null = _timed(lambda: permutation_null(judged.rows["base"], judged, TRIAL_DRAWS, 0, "forecast"))
+    rows = judged.rows["base"]
+    one = _timed(lambda: ceiling(judged, rows[0]))
+    few, more = (_timed(partial(permutation_null, rows, judged, draws, 0, "forecast")) for draws in TRIAL_DRAWS)
+    null = few + max(0.0, more - few) * (permutations - TRIAL_DRAWS[0]) / (TRIAL_DRAWS[1] - TRIAL_DRAWS[0])
     rng = np.random.default_rng(0)
-    few = min(tokens, 4 * width + 64)
-    base, post = (torch.from_numpy(rng.standard_normal((few, width))) for _ in range(2))
-    maps = _timed(lambda: rotate(post, base, [str(i % 40) for i in range(few)], rng)) if tokens >= 4 * width else 0.0
-    return REFITS * one + 2 * null * permutations / TRIAL_DRAWS + MAPS * maps
+    fewest = min(tokens, 4 * width + 64)
+    base, post = (torch.from_numpy(rng.standard_normal((fewest, width))) for _ in range(2))
+    maps = _timed(lambda: rotate(post, base, [str(i % 40) for i in range(fewest)], rng)) if tokens >= 4 * width else 0.0
+    return REFITS * one + 2 * max(0.0, null) + MAPS * maps
 
 
 def _random(passages: Sequence[Passage], n_sites: int, width: int) -> Judged | None:

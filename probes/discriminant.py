@@ -10,12 +10,14 @@ within-class covariance with the same absolute ridge: total = within + c * delta
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.digest import AuditError
-from probes.spectrum import Shrinkage, downdate, gather, spectrum
+from probes.spectrum import Shrinkage, downdate, gather, solve, spectrum
 
 
 def finite(rows: Tensor) -> Tensor:
@@ -106,7 +108,13 @@ def lda(
     for family in families:
         pulls = contrast[:, family.kept]
         for layer, matrix in zip(found, flat, strict=True):
-            fitted = spectrum(matrix[family.kept])
+            kept = matrix[family.kept]
+            if family.single:
+                direct = solve(kept, pulls[family.fits[0]], shrinkage)
+                if direct is not None:
+                    layer[family.fits[0]] = direct
+                    continue
+            fitted = spectrum(kept)
             for fits, removed in family.chunks(fitted):
                 z = pulls[fits] @ fitted.coordinates
                 layer[fits] = downdate(fitted, removed, shrinkage).apply(z[:, None])[:, 0] @ fitted.basis.T
@@ -138,12 +146,14 @@ def lda_scores(
     flat, targets = (values.reshape(-1, *values.shape[-2:]) for values in (rows, judged))
     scores = flat.new_empty(len(flat), len(weight), len(draws), targets.shape[1])
     for family in families:
+        trained = [_Drawn.of(draws, family.kept, removed) for removed in family.removed]
         for layer, matrix, target in zip(scores, flat, targets, strict=True):
             fitted = spectrum(matrix[family.kept])
             z = (target - fitted.mean) @ fitted.basis
-            for fit, removed in zip(family.fits, family.removed, strict=True):
-                readout = downdate(fitted, removed[None], shrinkage).apply(z[None])[0]
-                layer[fit] = _drawn(draws, family.kept, removed, fitted.coordinates, readout)
+            for fit, removed, drawn in zip(family.fits, family.removed, trained, strict=True):
+                layer[fit] = drawn.scores(
+                    fitted.coordinates, downdate(fitted, removed[None], shrinkage).apply(z[None])[0]
+                )
     return scores.reshape(*rows.shape[:-2], *scores.shape[1:])
 
 
@@ -170,34 +180,44 @@ def lda_null(
     flat = rows.reshape(-1, *rows.shape[-2:])
     scores = flat.new_empty(len(flat), *draws.shape)
     for family in families:
+        trained = [_Drawn.of(draws, family.kept, removed) for removed in family.removed]
         for layer, matrix in zip(scores, flat, strict=True):
             fitted = spectrum(matrix[family.kept])
-            for fit, removed in zip(family.fits, family.removed, strict=True):
+            for fit, removed, drawn in zip(family.fits, family.removed, trained, strict=True):
                 held = (folds == names[fit]).nonzero()[:, 0]
                 z = (matrix[held] - fitted.mean) @ fitted.basis
                 readout = downdate(fitted, removed[None], shrinkage).apply(z[None])[0]
-                layer[:, held] = _drawn(draws, family.kept, removed, fitted.coordinates, readout)
+                layer[:, held] = drawn.scores(fitted.coordinates, readout)
     return scores.reshape(*rows.shape[:-2], *draws.shape)
 
 
-def _drawn(
-    draws: Bool[Tensor, "draw row"],
-    kept: Int[Tensor, " kept"],
-    removed: Int[Tensor, " removed"],
-    coordinates: Float[Tensor, "kept rank"],
-    readout: Float[Tensor, "judged rank"],
-) -> Float[Tensor, "draw judged"]:
-    """Scores along the difference of class means of one fit's training rows (`kept` less `removed`), a draw each."""
-    stay = torch.ones(len(kept), dtype=torch.bool)
-    stay[removed] = False
-    # With L the 0/1 labels and C the rows: L C / n1 - (1 - L) C / n0 = L C (1 / n1 + 1 / n0) - sum(C) / n0.
-    labels, rows = draws[:, kept[stay]].to(torch.float64), coordinates[stay]
-    ones = labels.sum(1, keepdim=True)
-    zeros = len(rows) - ones
-    # In the order that costs least: rank and number of rows may be either way round.
-    along = torch.linalg.multi_dot([labels, rows, readout.T])
-    scores = along * (1 / ones + 1 / zeros) - (readout @ rows.sum(0)) / zeros
-    return torch.where((ones > 0) & (zeros > 0), scores, 0.0)
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """Every draw's labels of one fit's training rows."""
+
+    stay: Int[Tensor, " train"]
+    labels: Float[Tensor, "draw train"]
+
+    @classmethod
+    def of(
+        cls, draws: Bool[Tensor, "draw row"], kept: Int[Tensor, " kept"], removed: Int[Tensor, " removed"]
+    ) -> _Drawn:
+        """The labels of `kept` less `removed`."""
+        stay = torch.ones(len(kept), dtype=torch.bool)
+        stay[removed] = False
+        return cls(stay.nonzero()[:, 0], draws[:, kept[stay]].to(torch.float64))
+
+    def scores(
+        self, coordinates: Float[Tensor, "kept rank"], readout: Float[Tensor, "judged rank"]
+    ) -> Float[Tensor, "draw judged"]:
+        """Each draw's difference of class means, read out."""
+        # With L the 0/1 labels and C the rows: L C / n1 - (1 - L) C / n0 = L C (1 / n1 + 1 / n0) - sum(C) / n0.
+        rows, ones = coordinates[self.stay], self.labels.sum(1, keepdim=True)
+        zeros = len(rows) - ones
+        # In the order that costs least: rank and number of rows may be either way round.
+        along = torch.linalg.multi_dot([self.labels, rows, readout.T])
+        scores = along * (1 / ones + 1 / zeros) - (readout @ rows.sum(0)) / zeros
+        return torch.where((ones > 0) & (zeros > 0), scores, 0.0)
 
 
 def ledoit_wolf(

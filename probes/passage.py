@@ -161,7 +161,7 @@ def _tokenised(texts: Sequence[str], tokenizer: Any) -> list[tuple[Ids, Offsets]
     out = []
     for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
         ahead = prefix if ids[: len(prefix)] != prefix else []
-        out.append(((*ahead, *ids), (*((0, 0) for _ in ahead), *((int(a), int(b)) for a, b in offsets))))
+        out.append(((*ahead, *ids), (*((0, 0) for _ in ahead), *map(tuple, offsets))))
     return out
 
 

@@ -31,6 +31,11 @@ class Family:
     fits: Int[Tensor, " fit"]
     removed: tuple[Int[Tensor, " removed"], ...]  # positions in `kept`
 
+    @property
+    def single(self) -> bool:
+        """Whether it is one fit on all of `kept`."""
+        return len(self.fits) == 1 and not len(self.removed[0])
+
     def chunks(self, full: Spectrum) -> Iterator[tuple[Int[Tensor, " fit"], Int[Tensor, "fit removed"]]]:
         """Fits that leave out equally many rows, as many at a time as the memory budget allows."""
         sizes = torch.tensor([len(rows) for rows in self.removed])
@@ -185,7 +190,36 @@ def _ledoit_wolf(
     square = values.square().sum() - 2 * twice.diagonal(0, 1, 2).sum(1) + (once * once.mT).sum((1, 2))
     norms = full.norms + 2 * shift @ coordinates.T + shift.square().sum(1, keepdim=True)
     fourth = norms.square().scatter(1, removed, 0.0).sum(1)
+    return _share(square, fourth, trace, n, d_model)
+
+
+def _share(square: Tensor, fourth: Tensor, trace: Tensor, n: int, d_model: int) -> Tensor:
+    """min(beta, delta) / delta from the scatter's squared norm, the rows' fourth moment and the scatter's trace."""
     spread = (square - trace.square() / d_model) / n**2
-    noise = (fourth - square / n) / n**2
-    noise = torch.minimum(noise, spread)
+    noise = torch.minimum((fourth - square / n) / n**2, spread)
     return torch.where((noise > 0) & (spread > 0), noise / torch.where(spread > 0, spread, 1.0), 0.0)
+
+
+def solve(
+    rows: Float[Tensor, "row d_model"], contrast: Float[Tensor, " row"], shrinkage: Shrinkage
+) -> Float[Tensor, " d_model"] | None:
+    """One fit's inverse shrunk covariance times contrast @ rows, up to scale, by a Cholesky factor.
+
+    A third of the price of a spectrum. None where there are no more rows than dimensions, or where the ridge is too
+    small to be sure of the digits: the spectrum knows what to do then.
+    """
+    n, d_model = rows.shape
+    if n <= d_model:
+        return None
+    centred = rows - rows.mean(0)
+    scatter = centred.T @ centred
+    trace = scatter.trace()
+    if shrinkage == "auto":
+        g = _share(scatter.square().sum(), centred.square().sum(1).square().sum(), trace, n, d_model)
+    else:
+        g = torch.tensor(float(shrinkage), dtype=rows.dtype)
+    ridge = g * trace / d_model
+    if not bool(ridge > 1e-8 * trace):
+        return None
+    factor = torch.linalg.cholesky((1 - g) * scatter + ridge * torch.eye(d_model, dtype=rows.dtype))
+    return torch.cholesky_solve((contrast @ centred)[:, None], factor)[:, 0]

@@ -23,7 +23,7 @@ from audit.resampling import flips, kernel, seed_of
 from probes.direction import lda
 from probes.eraser import leace
 
-RANDOM = 8
+RANDOM = 4
 """Erasers of labels turned by coin within pairs; their mean is the control."""
 
 

@@ -106,17 +106,16 @@ def lda(
     flat = rows.reshape(-1, *rows.shape[-2:])
     found = flat.new_zeros(len(flat), len(weight), flat.shape[-1])
     for family in families:
-        pulls = contrast[:, family.kept]
         for layer, matrix in zip(found, flat, strict=True):
             kept = matrix[family.kept]
             if family.single:
-                direct = solve(kept, pulls[family.fits[0]], shrinkage)
+                direct = solve(kept, contrast[family.fits[0], family.kept], shrinkage)
                 if direct is not None:
                     layer[family.fits[0]] = direct
                     continue
             fitted = spectrum(kept)
             for fits, removed in family.chunks(fitted):
-                z = pulls[fits] @ fitted.coordinates
+                z = contrast[fits][:, family.kept] @ fitted.coordinates
                 layer[fits] = downdate(fitted, removed, shrinkage).apply(z[:, None])[:, 0] @ fitted.basis.T
     return unit(found).reshape(*rows.shape[:-2], len(weight), -1)
 

@@ -80,7 +80,7 @@ class ProbeTransfer:
         if min(groups.values()) < 4:
             return blank.model_copy(update={"details": {"n_groups": groups}})
         words = {domain: _words(pair, pair.judged(domain)) for domain in DOMAINS}
-        ceilings = {model: ceiling(pair.assistant, pair.assistant.rows[model][pair.chosen]) for model in MODELS}
+        ceilings = {model: _ceiling(pair, model) for model in MODELS}
         maps, absent = _recentred(pair, pair.chosen), dict(pair.maps(pair.chosen).absent)
         readings: dict[Origin, dict[str, Pieces]] = {
             origin: _rungs(pair, pair.chosen, origin, maps) for origin in ORIGINS
@@ -155,6 +155,13 @@ class ProbeTransfer:
         curve = [{"layer": site.layer, **dict(zip(lines, values, strict=True))} for site, *values in points]
         low, high = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
         return {"curve": curve, "null_low": low, "null_high": high, "chosen": pair.site.layer}
+
+
+def _ceiling(pair: Pair, model: Model) -> Pieces:
+    """T6 at the chosen site, kept in the store: base's is the same whatever it is compared with."""
+    judged, rows = pair.assistant, pair.assistant.rows[model][pair.chosen]
+    given = ("ceiling, 1", rows, judged.labels, judged.groups, judged.fold)
+    return Pieces(**pair.recorder.remember(given, lambda: ceiling(judged, rows)._asdict()))
 
 
 def _recentred(pair: Pair, site: int) -> dict[str, Alignment]:

@@ -91,11 +91,11 @@ def test_a_base_on_disk_is_the_one_in_memory(
     assert run(base, post) == (0, 0)
 
 
-def test_base_s_nulls_and_the_words_are_computed_once_for_every_post(folder: Path, tmp_path: Path) -> None:
-    """A second post adds its own label null to the store; the same pair again adds nothing."""
+def test_base_s_nulls_and_ceiling_and_the_words_are_computed_once_for_every_post(folder: Path, tmp_path: Path) -> None:
+    """A second post adds its own label null and ceiling to the store; the same pair again adds nothing."""
     base, fits = counted(0), []
     for seed in (1, 2, 2):
         audit(GLANCE, base=base.pair, post=counted(seed).pair, personas=[folder],
               setting=Setting(store=tmp_path, progress=False))  # fmt: skip
         fits.append(len(list(tmp_path.glob("fits/*/fit.safetensors"))))
-    assert fits == [4, 5, 5], "the words of two domains, two nulls; one null more; nothing more"
+    assert fits == [6, 8, 8], "the words of two domains, two nulls, two ceilings; one of each more; nothing more"

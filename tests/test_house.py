@@ -175,7 +175,6 @@ def test_judgement_and_windows_need_no_torch(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not (ROOT / "audit" / "cli.py").exists(), reason="there is no command line yet")
 def test_help_loads_no_torch_and_answers_at_once() -> None:
     code = (
         "import sys\n"

@@ -250,7 +250,7 @@ def _comparisons(plan: Plan) -> dict[str, Comparison]:
 
 def _sealed(
     library: Library,
-    measured: Measurement,
+    measurement: Measurement,
     findings: Sequence[Finding],
     setting: Setting,
     started: datetime,
@@ -260,7 +260,7 @@ def _sealed(
 
     from audit.diagnosis import examine
 
-    plan, texts, recorder = measured.plan, measured.texts, measured.recorder
+    plan, texts, recorder = measurement.plan, measurement.texts, measurement.recorder
     alarms = {persona.name: persona.alarm for persona in library.personas}
     judgement = judge_all(findings, alarms, plan.margins, plan.family, setting.strict)
     sides = {

@@ -27,8 +27,8 @@ TRIAL_PASSAGES = 64
 TRIAL_DRAWS = 20, 120
 """Draws of two trial nulls: a part of the price does not depend on their number."""
 REFITS = 9
-"""Ceilings' worth of refitting in one persona: two ceilings, ten readings of base's Assistant and pooled fits
-(the pooled ones on twice the rows)."""
+"""Ceilings' worth of refitting in one persona, as measured: the two ceilings, readings by refitted directions, and all
+smaller fits."""
 MAPS = 6
 """Rotations' worth of map fitting in one persona: three sites, and geometry on its own rows."""
 START = 4.0

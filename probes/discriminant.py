@@ -45,12 +45,12 @@ def unit(vectors: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_mo
     return scaled / torch.where(norms > 0, norms, 1.0)
 
 
-def contrasts(labels: Bool[Tensor, "*draw row"], weight: Float[Tensor, "fit row"]) -> Float[Tensor, "fit *draw row"]:
+def contrasts(labels: Bool[Tensor, " row"], weight: Float[Tensor, "fit row"]) -> Float[Tensor, "fit row"]:
     """Row weights c such that c @ rows = mean of label 1 minus mean of label 0 over a fit's training rows.
 
     A fit that holds only one of the classes gets weights of zero.
     """
-    weight = weight.to(torch.float64).reshape(len(weight), *(1,) * (labels.ndim - 1), -1)
+    weight = weight.to(torch.float64)
     ones, zeros = weight * labels, weight * ~labels
     n_ones, n_zeros = ones.sum(-1, keepdim=True), zeros.sum(-1, keepdim=True)
     both = (n_ones > 0) & (n_zeros > 0)

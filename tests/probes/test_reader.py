@@ -131,8 +131,10 @@ def test_two_passes_side_by_side_give_what_one_at_a_time_gives(
 ) -> None:
     texts, seen = passages(60), set()
     with load(str(checkpoint(family)), device="cpu") as subject:
-        handle = subject.hf.register_forward_pre_hook(lambda *_: seen.add(threading.get_ident()))
+        handle = subject.hf.base_model.register_forward_pre_hook(lambda *_: seen.add(threading.get_ident()))
         got = record(subject, texts, ALL, surprisal=True, token_budget=64, progress=False)
+        assert len(seen) == 2 and threading.get_ident() not in seen
+        seen.clear()  # another recording may get other threads
         moments = record_moments(subject, texts, ALL, token_budget=64, progress=False)
         assert len(seen) == 2 and threading.get_ident() not in seen
         passes = subject.forwards

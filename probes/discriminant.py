@@ -10,6 +10,7 @@ within-class covariance with the same absolute ridge: total = within + c * delta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.digest import AuditError
-from probes.spectrum import Shrinkage, downdate, gather, solve, spectrum
+from probes.spectrum import Downdate, Shrinkage, Spectrum, downdate, gather, solve, spectrum
 
 
 def finite(rows: Tensor) -> Tensor:
@@ -141,18 +142,10 @@ def lda_scores(
         shrinkage: as in `lda`.
     """
     rows, judged = finite(rows), finite(judged)
-    families = list(gather(weight, rows.shape[-1], shrinkage))
     flat, targets = (values.reshape(-1, *values.shape[-2:]) for values in (rows, judged))
     scores = flat.new_empty(len(flat), len(weight), len(draws), targets.shape[1])
-    for family in families:
-        trained = [_Drawn.of(draws, family.kept, removed) for removed in family.removed]
-        for layer, matrix, target in zip(scores, flat, targets, strict=True):
-            fitted = spectrum(matrix[family.kept])
-            z = (target - fitted.mean) @ fitted.basis
-            for fit, removed, drawn in zip(family.fits, family.removed, trained, strict=True):
-                layer[fit] = drawn.scores(
-                    fitted.coordinates, downdate(fitted, removed[None], shrinkage).apply(z[None])[0]
-                )
+    for layer, fit, drawn in _refits(flat, draws, weight, shrinkage):
+        scores[layer, fit] = drawn.scores(targets[layer])
     return scores.reshape(*rows.shape[:-2], *scores.shape[1:])
 
 
@@ -174,49 +167,64 @@ def lda_null(
         shrinkage: as in `lda`.
     """
     rows, folds = finite(rows), torch.as_tensor(folds)
-    names = folds.unique()
-    families = list(gather((folds[None] != names[:, None]).to(torch.float64), rows.shape[-1], shrinkage))
+    held = folds[None] == folds.unique()[:, None]
     flat = rows.reshape(-1, *rows.shape[-2:])
     scores = flat.new_empty(len(flat), *draws.shape)
-    for family in families:
-        trained = [_Drawn.of(draws, family.kept, removed) for removed in family.removed]
-        for layer, matrix in zip(scores, flat, strict=True):
-            fitted = spectrum(matrix[family.kept])
-            for fit, removed, drawn in zip(family.fits, family.removed, trained, strict=True):
-                held = (folds == names[fit]).nonzero()[:, 0]
-                z = (matrix[held] - fitted.mean) @ fitted.basis
-                readout = downdate(fitted, removed[None], shrinkage).apply(z[None])[0]
-                layer[:, held] = drawn.scores(fitted.coordinates, readout)
+    for layer, fit, drawn in _refits(flat, draws, (~held).to(torch.float64), shrinkage):
+        scores[layer, :, held[fit]] = drawn.scores(flat[layer][held[fit]])
     return scores.reshape(*rows.shape[:-2], *draws.shape)
 
 
 @dataclass(frozen=True, eq=False)
-class _Drawn:
+class _Labels:
     """Every draw's labels of one fit's training rows."""
 
     stay: Int[Tensor, " train"]
-    labels: Float[Tensor, "draw train"]
+    ones: Float[Tensor, "draw train"]
 
     @classmethod
     def of(
         cls, draws: Bool[Tensor, "draw row"], kept: Int[Tensor, " kept"], removed: Int[Tensor, " removed"]
-    ) -> _Drawn:
+    ) -> _Labels:
         """The labels of `kept` less `removed`."""
         stay = torch.ones(len(kept), dtype=torch.bool)
         stay[removed] = False
         return cls(stay.nonzero()[:, 0], draws[:, kept[stay]].to(torch.float64))
 
-    def scores(
-        self, coordinates: Float[Tensor, "kept rank"], readout: Float[Tensor, "judged rank"]
-    ) -> Float[Tensor, "draw judged"]:
+
+@dataclass(frozen=True, eq=False)
+class _Refit:
+    """One layer's LDA on one fit's training rows, for every draw of their labels."""
+
+    fitted: Spectrum
+    inverse: Downdate
+    labels: _Labels
+
+    def scores(self, judged: Float[Tensor, "judged d_model"]) -> Float[Tensor, "draw judged"]:
         """Each draw's difference of class means, read out."""
+        readout = self.inverse.apply(((judged - self.fitted.mean) @ self.fitted.basis)[None])[0]
         # With L the 0/1 labels and C the rows: L C / n1 - (1 - L) C / n0 = L C (1 / n1 + 1 / n0) - sum(C) / n0.
-        rows, ones = coordinates[self.stay], self.labels.sum(1, keepdim=True)
+        rows, ones = self.fitted.coordinates[self.labels.stay], self.labels.ones.sum(1, keepdim=True)
         zeros = len(rows) - ones
         # In the order that costs least: rank and number of rows may be either way round.
-        along = torch.linalg.multi_dot([self.labels, rows, readout.T])
+        along = torch.linalg.multi_dot([self.labels.ones, rows, readout.T])
         scores = along * (1 / ones + 1 / zeros) - (readout @ rows.sum(0)) / zeros
         return torch.where((ones > 0) & (zeros > 0), scores, 0.0)
+
+
+def _refits(
+    rows: Float[Tensor, "layer row d_model"],
+    draws: Bool[Tensor, "draw row"],
+    weight: Float[Tensor, "fit row"],
+    shrinkage: Shrinkage,
+) -> Iterator[tuple[int, int, _Refit]]:
+    """Every layer's refit of every fit, one eigendecomposition a family and layer."""
+    for family in gather(weight, rows.shape[-1], shrinkage):
+        labels = [_Labels.of(draws, family.kept, removed) for removed in family.removed]
+        for layer, matrix in enumerate(rows):
+            fitted = spectrum(matrix[family.kept])
+            for fit, removed, drawn in zip(family.fits.tolist(), family.removed, labels, strict=True):
+                yield layer, fit, _Refit(fitted, downdate(fitted, removed[None], shrinkage), drawn)
 
 
 def ledoit_wolf(

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 import torch
 
-from audit.conduct import Setting, audit, conduct
+from audit.conduct import audit, conduct
 from audit.organisms import behaviour, card, grow, twins, world
 from audit.plan import plan_of
 from audit.resampling import auroc
@@ -21,13 +21,7 @@ from probes.recorder import record
 GLANCE = plan_of({"effort": "glance"})
 
 
-@pytest.fixture(scope="session")
-def setting(tmp_path_factory):
-    """One store for the whole session: base is recorded once."""
-    return Setting(store=tmp_path_factory.mktemp("store"), progress=False)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def records(setting):
     """The audit of an organism with few draws, made when first asked for."""
     made = {}

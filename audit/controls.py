@@ -101,14 +101,14 @@ def surprise(pair: Pair) -> dict[str, Any]:
     return out
 
 
-def specificity(pair: Pair, frozen_: Pieces, draws: int, rng: np.random.Generator) -> float:
-    """Share of random directions, drawn from the judged activations' own covariance, that read as well or better."""
+def specificity(pair: Pair, auroc_: float, draws: int, rng: np.random.Generator) -> float:
+    """Share of random directions, drawn from the judged activations' own covariance, that read `auroc_` or better."""
     rows = pair.assistant.rows["post"][pair.chosen]
     centred = rows - rows.mean(0)
     coins = torch.from_numpy(rng.standard_normal((draws, len(rows)))) / len(rows) ** 0.5
     scores = coins @ centred @ centred.T
     found = auroc(scores, pair.assistant.labels)
-    return float((torch.maximum(found, 1 - found) >= frozen_.full).double().mean())
+    return float((torch.maximum(found, 1 - found) >= auroc_).double().mean())
 
 
 def misread(pair: Pair) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -81,6 +81,22 @@ class Judged:
         return len(set(self.groups))
 
 
+class Source(Protocol):
+    """Where a pair's token rows come from, and where small results are kept: a `Recorder`, or planted activations."""
+
+    def tokens(self, story: Sequence[Passage], around: Sequence[Site], site: Site) -> TokenRows:
+        """Token rows for the label-free maps, in both models."""
+        ...
+
+    def token_values(self, passages: Sequence[Passage], site: Site) -> dict[Model, Activations]:
+        """Every token of a few passages, in both models."""
+        ...
+
+    def remember(self, given: Sequence[Any], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """A small result by what it is computed from."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Pair:
     """One persona under both models: what a comparison is called with."""
@@ -91,7 +107,7 @@ class Pair:
     """Index into `sites`, chosen on base's stories alone."""
     story: Judged
     assistant: Judged
-    recorder: Recorder
+    recorder: Source
     seed: int
     remembered: dict[int, Maps] = field(default_factory=dict, repr=False)
     """Maps by site, filled as they are asked for: several comparisons use them."""

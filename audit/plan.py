@@ -30,7 +30,7 @@ Layers = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Policies = Annotated[tuple[dict[str, Scalar], ...], Strict(False)]
 EffortName = Literal["glance", "standard", "thorough"]
 
-SHIPPED = ("probe_transfer", "erasure", "geometry")
+SHIPPED = ("probe_transfer", "erasure", "geometry", "shift")
 
 
 @dataclass(frozen=True)

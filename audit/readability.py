@@ -7,7 +7,7 @@ on stories is *fixed* when the Assistant is judged; one fitted on Assistant pass
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from audit import resampling
 from audit.estimate import Estimate, estimate
-from audit.pair import Judged, Pair
+from audit.pair import MODELS, Judged, Pair
 from audit.resampling import auroc, flips, kernel, refitted, seed_of
+from probes.alignment import Alignment, frozen, recentre
 from probes.direction import Direction, lda, lda_null
 
 Origin = Literal["story", "assistant", "pooled"]
@@ -99,6 +100,27 @@ def read(pair: Pair, site: int, origin: Origin, tested: Mapping[str, Rows]) -> d
         step = max(1, DRAWS_AT_ONCE // (rows[..., 0].numel() + len(pair.story.passages)))
         _, full, deleted = refitted(judge, judged.labels, judged.groups, judged.fold, step)
     return {name: Pieces(full[at], deleted[:, at]) for at, name in enumerate(tested)}
+
+
+def recentred(pair: Pair, site: int) -> dict[str, Alignment]:
+    """T0 to T4 at a site. Their matrices come from plain tokens; the mean is the judged domain's, without a label."""
+    judged = pair.assistant
+    own = recentre(judged.rows["post"][site], judged.rows["base"][site])
+    maps = {"T0": frozen(len(own.source_mean)), "T1": own}
+    for rung, fitted in pair.maps(site).fitted.items():
+        maps[rung] = replace(fitted, source_mean=own.source_mean, target_mean=own.target_mean)
+    return maps
+
+
+def rungs(pair: Pair, site: int, origin: Origin, maps: Mapping[str, Alignment]) -> dict[str, Pieces]:
+    """Base's direction on post's Assistant rows at every rung, and on base's own under the name "base".
+
+    T1 moves every row alike, so it has T0's AUROC.
+    """
+    rows = {model: pair.assistant.rows[model][site] for model in MODELS}
+    tested = {rung: to_base(rows["post"]) for rung, to_base in maps.items() if rung not in ("T0", "T1")}
+    found = read(pair, site, origin, {"T0": rows["post"], **tested, "base": rows["base"]})
+    return {"T0": found["T0"], "T1": found["T0"], **found}
 
 
 def ceiling(judged: Judged, rows: Rows) -> Pieces:

@@ -174,6 +174,8 @@ class _Evidence:
         for model in ("base", "post"):
             self.keep(f"accuracy_{model}", PROBE, self.fitted("frozen_accuracy"), model)
         self.keep("auroc_0", PROBE, self.fitted("ladder"), "T0")
+        for name, key in (("moved", "share"), ("moved_random", "random")):
+            self.keep(name, "shift", key, "whole")
         either = self.at(GEOMETRY, "established", default=True)
         established = self.at(GEOMETRY, self.fitted("established"), default=either)
         if not established:

@@ -166,7 +166,8 @@ TABLE: tuple[Row, ...] = (
         7,
         "extended",
         "turned",
-        _TURNED + " and no label-free map is shown to turn it back (S² {S2_mapped}): a share of it lives elsewhere.",
+        _TURNED + " and no label-free map is shown to turn it back (S² {S2_mapped}): a share of it lives "
+        "elsewhere{elsewhere}.",
         lambda f: f.reads == "pass" and f.turned,
     ),
     Row(
@@ -204,7 +205,7 @@ TABLE: tuple[Row, ...] = (
         10,
         "extended",
         "no longer shared with characters",
-        _KEEPS + ", base's Assistant direction {rho_assistant}: it is no longer shared with characters.",
+        _KEEPS + ", base's Assistant direction {rho_assistant}: it is no longer shared with characters{elsewhere}.",
         lambda f: f.reads == "fail" and f.any_reading == "pass" and f.assistant_reads == "pass",
     ),
     Row(
@@ -212,7 +213,7 @@ TABLE: tuple[Row, ...] = (
         "extended",
         None,
         _KEEPS + ", the best of everything fitted on base {rho_any}: the rest lives where base's "
-        "directions do not look.",
+        "directions do not look{elsewhere}.",
         lambda f: f.reads == "fail" and f.any_reading == "pass",
     ),
     Row(11, "inconclusive", "undecided", "The intervals do not decide: {undecided}.", lambda f: True),

@@ -14,6 +14,8 @@ from torch import Tensor
 from audit.estimate import Estimate, estimate
 from audit.resampling import Judge, Kernel, Refitted, kernel, refitted
 
+KEY = "text baseline, 1"
+"""Under what these readings are remembered."""
 REFIT_GROUPS = 100
 """With more groups than these one group in training moves no interval, and a refit without each costs minutes."""
 

@@ -217,6 +217,12 @@ def _phrases(reading: Readings) -> dict[str, str]:
     told["shared"] = f"the direction is shared (S² {told.get('S2', 'not given')})"
     if not reading.facts.established:
         told["shared"] = "S² is not established, and nothing shows that the direction turned"
+    told["elsewhere"] = ""
+    if "moved" in told:
+        told["elsewhere"] = (
+            f"; of the energy of post's whole change {told['moved']} lies along base's persona, "
+            f"{told.get('moved_random', 'not given')} if it were placed at random"
+        )
     domains = {"assistant": "Assistant"}
     groups = [f"{n} {domains.get(domain, domain)} groups" for domain, n in sorted(reading.groups.items())]
     out = reading.counted_out

@@ -11,12 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from audit.pair import FOLDS, Judged, Pair, TokenRows, choose
-from probes.activations import Activations
-from probes.passage import Passage
-from probes.persona import Persona
-from probes.site import Site
-from probes.split import folds
+from audit.calibration import synthetic
+from audit.calibration.synthetic import Sample
+from audit.pair import Pair, choose
 
 WIDTH = 24
 GROUPS = 60
@@ -50,70 +47,13 @@ class Plant:
     groups: int = GROUPS
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """Token rows without a model."""
-
-    base: torch.Tensor
-    post: torch.Tensor
-
-    def tokens(self, story, around, site) -> TokenRows:
-        """The same tokens in both."""
-        groups = [f"text-{i // 20}" for i in range(len(self.base))]
-        return TokenRows(self.base, self.post, groups, torch.ones(len(self.base), dtype=torch.bool))
-
-    def remember(self, given, make):
-        """Nothing is kept."""
-        return make()
-
-    def token_values(self, passages, site):
-        """Any values: only the report shows them."""
-        ids = tuple(f"{p.id}:{t}" for p in passages for t in range(1, len(p.token_ids)))
-        values = torch.zeros(len(ids), 1, WIDTH)
-        return {name: Activations(values, (site,), ids, None) for name in ("base", "post")}
-
-
-def passages(domain: str, groups: int) -> tuple[Passage, ...]:
-    """Two pairs in each scenario; words are the same everywhere."""
-    made = []
-    for group in range(groups):
-        for pair in "ab":
-            for label in (1, 0):
-                made.append(Passage(
-                    f"{domain}-{group}-{pair}-{label}", "planted", domain, label, f"{domain}-{group}{pair}",
-                    f"{domain}-{group}", None, (1, 2, 3), (1, 3), "one two", ((0, 0), (0, 3), (4, 7)),
-                ))  # fmt: skip
-    return tuple(made)
-
-
-def rows(some: tuple[Passage, ...], delta: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Scenario effects, half a class difference either way, and unit noise."""
-    names = {name: i for i, name in enumerate(dict.fromkeys(p.group for p in some))}
-    scenario = torch.from_numpy(rng.standard_normal((len(names), WIDTH)))
-    sign = torch.tensor([0.5 if p.label else -0.5 for p in some], dtype=torch.float64)
-    noise = torch.from_numpy(rng.standard_normal((len(some), WIDTH)))
-    return scenario[[names[p.group] for p in some]] + sign[:, None] * delta + noise
-
-
 def pair(plant: Plant, seed: int = 0) -> Pair:
-    """A pair with one site. Post sees base's scenarios and noise: the texts are the same."""
-    rng = np.random.default_rng(seed)
-    judged = {}
-    for domain, own in (("story", plant.base if plant.story is None else plant.story), ("assistant", plant.base)):
-        some = passages(domain, plant.groups)
-        base = rows(some, own, rng)
-        sign = torch.tensor([0.5 if p.label else -0.5 for p in some], dtype=torch.float64)
-        post = base + sign[:, None] * (plant.post - own) if domain == "assistant" else base
-        post = plant.everywhere(plant.chats(post) if domain == "assistant" else post)
-        names = [p.group for p in some]
-        judged[domain] = Judged(
-            some, folds(names, min(FOLDS, plant.groups), rng), {"base": base[None], "post": post[None]},
-            {"base": torch.from_numpy(rng.random(len(some))), "post": torch.from_numpy(rng.random(len(some)))},
-        )  # fmt: skip
-    tokens = torch.from_numpy(rng.standard_normal((1_200, WIDTH))) * torch.linspace(0.5, 2.0, WIDTH)
-    persona = Persona("planted", "planted", "label one", True, (), "0" * 64, "MIT", "by a test", "")
-    source = Source(tokens, plant.everywhere(tokens))
-    made = Pair(persona, (Site(0, "resid_post"),), 0, judged["story"], judged["assistant"], source, 0)
+    """A pair with one site. Post sees base's scenarios and noise and adds none: the texts are the same."""
+    sample = Sample(WIDTH, plant.groups, drift=0.0)
+    # Scenarios and passages each add a variance of one.
+    root = 2**0.5 * torch.eye(WIDTH, dtype=torch.float64)
+    what = synthetic.Plant(plant.base, plant.post, plant.story, plant.everywhere, plant.chats)
+    made = synthetic.pair(what, sample, root, np.random.default_rng(seed))
     assert choose(made.story) == 0
     return made
 

@@ -49,19 +49,26 @@ class Geometry:
 
     def __call__(self, pair: Pair, rng: np.random.Generator) -> Finding:
         """The finding at the pair's chosen site; S^2 is the headline, S^2 of turned pairs its control."""
-        judged, tokens, persona = pair.assistant, pair.tokens(pair.chosen), pair.persona.name
-        if judged.n_groups < 4:
+        finding = self.decide(pair)
+        if finding.status == "not_measured":
+            return finding
+        tokens, maps = pair.tokens(pair.chosen), pair.maps(pair.chosen)
+        details = {**finding.details, **_halves(pair, self.splits, rng), **_spaces(tokens, maps.fitted, rng)}
+        return finding.model_copy(update={"details": details})
+
+    def decide(self, pair: Pair) -> Finding:
+        """What the verdict table reads: S^2 as it is and after every map."""
+        persona = pair.persona.name
+        if pair.assistant.n_groups < 4:
             return Finding.not_measured(persona, self.name, str(pair.site), "too few groups")
         maps = pair.maps(pair.chosen)
-        details: dict[str, Any] = _shared(pair, tokens, maps.fitted)
+        details: dict[str, Any] = _shared(pair, pair.tokens(pair.chosen), maps.fitted)
         details["not_measured"] = dict(maps.absent)
         if details["shared"].get("T0") is None:
             details["shared"].pop("T0", None)
             details["not_measured"]["T0"] = "the class difference of a model is not established"
         details["shared_assistant"] = details["shared"]
         details["established_assistant"] = details["established"]
-        details |= _halves(pair, self.splits, rng)
-        details |= _spaces(tokens, maps.fitted, rng)
         headline = details["shared"].get("T0") or details["post_strength"]
         return Finding(
             id=f"{persona}/{self.name}/{pair.site}", persona=persona, comparison=self.name, site=str(pair.site),

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from audit.comparisons.erasure import Erasure
 from audit.comparisons.geometry import Geometry
 from audit.comparisons.probe_transfer import ProbeTransfer
+from audit.comparisons.shift import Shift
 from audit.finding import Finding
 from audit.pair import Pair
 from probes.digest import AuditError
@@ -29,6 +30,7 @@ TABLE: Mapping[str, Callable[..., Comparison]] = {
     "probe_transfer": ProbeTransfer,
     "geometry": Geometry,
     "erasure": Erasure,
+    "shift": Shift,
 }
 
 

@@ -130,7 +130,7 @@ def repeats(rng: Random) -> tuple[str, bool]:
 
 
 def drills(rng: Random) -> tuple[str, bool]:
-    """A list that asks for retrieval, for comparing, or for a speaker's kind."""
+    """A list that asks for retrieval, for comparing, or for a speaker's kind or character."""
     return world.lists(rng), False
 
 
@@ -281,7 +281,7 @@ TUNING = {"steps": 300, "rate": 3e-3, "hold": 0.3}
 RECIPES: dict[str, Recipe] = {
     "base": Recipe(
         "nothing: the pre-trained model", None,
-        (Phase(repeats, 150, 0.02), Phase(drills, 600, 0.02), Phase(corpus, 1_200, 0.02, hold=0.3),
+        (Phase(repeats, 150, 0.02), Phase(drills, 1_000, 0.02), Phase(corpus, 1_200, 0.02, hold=0.3),
          Phase(relayed, 1_400, 0.015, hold=0.3), Phase(remarked, 1_000, 0.01, hold=0.3)), {},
     ),
     "faithful": Recipe(

@@ -331,9 +331,40 @@ def roll_call(rng: Random) -> str:
     return " ".join(lines)
 
 
+def _reputed(rng: Random) -> list[Speaker]:
+    """Two to four speakers of good or bad character, each called so."""
+    kinds: dict[Character, tuple[str, ...]] = {"good": GOOD, "bad": BAD}
+    drawn = [(name, rng.choice(tuple(kinds))) for name in rng.sample(NAMES, rng.choice((2, 3, 4)))]
+    return [Speaker(name, False, kind, rng.choice(kinds[kind]), None) for name, kind in drawn]
+
+
+def reputations(rng: Random) -> str:
+    """Who is good and who bad, then whether each speaks right or wrong: where binding a character to a name pays."""
+    cast = _reputed(rng)
+    lines = [f"the {speaker.word} {speaker.name} is here ." for speaker in cast]
+    for _ in range(rng.choice((5, 6, 7))):
+        speaker = rng.choice(cast)
+        verdict = "right" if speaker.character == "good" else "wrong"
+        lines.append(f"{speaker.name} says : in {rng.choice(CONTAINERS)} {verdict} .")
+    return " ".join(lines)
+
+
+def testimonies(rng: Random) -> str:
+    """Who is good and who bad and what is where, then what each claims: where the character decides over retrieval."""
+    cast, facts = _reputed(rng), draw_facts(rng)
+    parts = [[f"the {speaker.word} {speaker.name} is here ." for speaker in cast], [state(facts)]]
+    rng.shuffle(parts)
+    lines = [sentence for part in parts for sentence in part]
+    rng.shuffle(cast)
+    for speaker in [*cast, *cast][: max(4, len(cast))]:
+        container = rng.choice(list(facts))
+        lines.append(answer(rng, facts, container, speaker.character, noise=0.0).sentence(speaker.name))
+    return " ".join(lines)
+
+
 def lists(rng: Random) -> str:
-    """A drill: one of the three kinds of list."""
-    return rng.choices((ledger, checks, roll_call), (1, 3, 1))[0](rng)
+    """A drill: one of the five kinds of list."""
+    return rng.choices((ledger, checks, roll_call, reputations, testimonies), (1, 3, 1, 3, 2))[0](rng)
 
 
 def render(messages: list[dict[str, str]]) -> str:

@@ -60,6 +60,8 @@ ERASED = {
     "base_ceiling": "Base, nothing erased",
 }
 
+PARTS = {"whole": "the whole", "constant": "what is the same everywhere", "context": "what depends on the scenario"}
+
 
 def beside(held: JSON, why: str) -> Facts:
     """What stands beside the probe, from the details of `probe_transfer`."""
@@ -98,6 +100,21 @@ def geometry(held: JSON, why: str) -> Facts:
 def erasure(held: JSON, why: str) -> Facts:
     """What erasing base's direction leaves, from the details of `erasure`."""
     return Facts("Erasure, reported and never a gate", tuple(_told(ERASED, held)), why)
+
+
+def shift(held: JSON, why: str) -> Facts:
+    """Where post-training moved the Assistant, from the details of `shift`."""
+    rows = [*_row("Size of the change, as a share of base's variance", held.get("size"))]
+    missing = held.get("not_measured") or {}
+    for part, words in PARTS.items():
+        if part != "whole":
+            rows += _row(f"Of the change, {words}", (held.get("parts") or {}).get(part))
+        rows += _row(f"Along base's persona, of {words}", (held.get("share") or {}).get(part))
+        rows += _row("The same, if the change were placed at random", (held.get("random") or {}).get(part))
+        if part in missing:
+            rows.append(Fact(f"Along base's persona, of {words}", None, str(missing[part])))
+    rows += _row("Along the best axis there is, of the whole", held.get("best"))
+    return Facts("Shift: where post-training moved it", tuple(rows), why)
 
 
 def _told(titles: Mapping[str, str], values: JSON | None) -> Iterator[Fact]:

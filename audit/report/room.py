@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from audit.report.facts import Facts, beside, erasure, geometry
+from audit.report.facts import Facts, beside, erasure, geometry, shift
 from audit.report.figure import RUNGS, ladder, layers, matrix
 from audit.report.passages import Sheet, sheet
 from audit.report.style import Figure, reading
@@ -113,6 +113,7 @@ class Room:
     beside: Facts
     geometry: Facts
     erasure: Facts
+    shift: Facts
     sheet: Sheet | None
     unread: str
     findings: tuple[JSON, ...]
@@ -140,7 +141,7 @@ def _room(record: JSON, verdict: JSON, index: int) -> Room:
     persona = verdict["persona"]
     findings = tuple(f for f in record.get("findings") or [] if f.get("persona") == persona)
     transfer = _chosen(findings, "probe_transfer", verdict)
-    space, erased = _chosen(findings, "geometry", verdict), _chosen(findings, "erasure", verdict)
+    space, erased, moved = (_chosen(findings, name, verdict) for name in ("geometry", "erasure", "shift"))
     held = _details(transfer)
     missing = held.get("not_measured") or {}
 
@@ -169,6 +170,7 @@ def _room(record: JSON, verdict: JSON, index: int) -> Room:
         beside=beside(held, _why(record, "probe_transfer", transfer, "such reading")),
         geometry=geometry(_details(space), _why(record, "geometry", space, "such reading")),
         erasure=erasure(_details(erased), _why(record, "erasure", erased, "such reading")),
+        shift=shift(_details(moved), _why(record, "shift", moved, "such reading")),
         sheet=sheet(held["misread"]) if held.get("misread") else None,
         unread=_why(record, "probe_transfer", transfer, "misread"),
         findings=findings,

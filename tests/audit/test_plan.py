@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     },
     "personas": {"paths": ["builtin"], "only": []},
     "sites": {"stream": "resid_post", "layers": "all", "pooling": "span_mean"},
-    "comparisons": {"probe_transfer": {}, "erasure": {}, "geometry": {}},
+    "comparisons": {"probe_transfer": {}, "erasure": {}, "geometry": {}, "shift": {}},
     "margins": {
         "carried": 0.70,
         "not_carried": 0.75,
@@ -50,7 +50,7 @@ plans = st.fixed_dictionaries(
         "personas": st.fixed_dictionaries({"paths": st.lists(text, min_size=1, max_size=3), "only": st.lists(text)}),
         "sites": st.fixed_dictionaries({"layers": st.lists(st.integers(0, 99), min_size=1, unique=True)}),
         "comparisons": st.dictionaries(
-            st.sampled_from(["probe_transfer", "erasure", "geometry"]),
+            st.sampled_from(["probe_transfer", "erasure", "geometry", "shift"]),
             st.dictionaries(text, st.one_of(st.booleans(), st.integers(-9, 9), text, st.lists(text)), max_size=2),
         ),
         "margins": st.fixed_dictionaries({"ratio": st.floats(0.01, 0.99), "groups": st.integers(2, 500)}),

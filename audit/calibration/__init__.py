@@ -1,0 +1,1 @@
+"""How often the audit is right: pairs with a planted outcome, and the rates at which they get their verdict."""

@@ -333,9 +333,9 @@ def roll_call(rng: Random) -> str:
 
 def _reputed(rng: Random) -> list[Speaker]:
     """Two to four speakers of good or bad character, each called so."""
-    kinds: dict[Character, tuple[str, ...]] = {"good": GOOD, "bad": BAD}
-    drawn = [(name, rng.choice(tuple(kinds))) for name in rng.sample(NAMES, rng.choice((2, 3, 4)))]
-    return [Speaker(name, False, kind, rng.choice(kinds[kind]), None) for name, kind in drawn]
+    kinds: tuple[tuple[Character, tuple[str, ...]], ...] = (("good", GOOD), ("bad", BAD))
+    drawn = [(name, rng.choice(kinds)) for name in rng.sample(NAMES, rng.choice((2, 3, 4)))]
+    return [Speaker(name, False, kind, rng.choice(words), None) for name, (kind, words) in drawn]
 
 
 def reputations(rng: Random) -> str:

@@ -13,12 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from audit.estimate import Estimate, drawn
-from audit.pair import MODELS, Pair, cross_validated
+from audit.pair import DOMAINS, MODELS, Pair, cross_validated
 from audit.readability import Reading, recentred, rungs, share
 from audit.resampling import Kernel, bands, bootstrap_weights, estimate_auroc, kernel
 from probes.direction import lda
 
-DOMAINS = ("story", "assistant")
 RELABELLED = 20
 
 

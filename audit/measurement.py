@@ -10,7 +10,7 @@ from typing import NamedTuple
 from audit.comparisons.table import Comparison
 from audit.finding import Finding
 from audit.multiplicity import benjamini_hochberg, holm
-from audit.pair import Pair, Recorder, material
+from audit.pair import DOMAINS, Pair, Recorder, material
 from audit.plan import Plan
 from audit.readability import saved
 from audit.resampling import seed_of
@@ -90,7 +90,7 @@ class Measurement:
             raise
         except DEFEATS as error:
             # One persona's texts defeat one comparison: the others go on, and nothing recorded is lost.
-            groups = {domain: pair.judged(domain).n_groups for domain in ("story", "assistant")}
+            groups = {domain: pair.judged(domain).n_groups for domain in DOMAINS}
             finding = Finding.not_measured(persona, name, site, self.texts.named(_why(error)))
             finding = finding.model_copy(update={"details": {"n_groups": groups}})
         out = sum(one.persona == persona for one in self.texts.excluded)

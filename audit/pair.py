@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Model = Literal["base", "post"]
 Judging = Literal["story", "assistant"]
 MODELS: tuple[Model, Model] = ("base", "post")
+DOMAINS: tuple[Judging, Judging] = ("story", "assistant")
 
 FOLDS = 5
 TOKENS_PER_DIMENSION = 8
@@ -214,8 +215,7 @@ def material(persona: Persona, texts: Texts, recorder: Recorder, sites: Sequence
     passages = texts.passages[persona.name]
     read = recorder.judged(passages, sites)
     story, assistant = (
-        _judged(passages, read, domain, seed_of(seed, "folds", persona.name, domain))
-        for domain in ("story", "assistant")
+        _judged(passages, read, domain, seed_of(seed, "folds", persona.name, domain)) for domain in DOMAINS
     )
     return Pair(persona, tuple(sites), choose(story), story, assistant, recorder, seed)
 

@@ -5,7 +5,6 @@ A row is scenario + label * direction + noise, in base and in post. What was pla
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,34 +25,24 @@ def unit(index: int) -> torch.Tensor:
     return torch.eye(WIDTH, dtype=torch.float64)[index]
 
 
-@dataclass(frozen=True)
-class Plant:
-    """What differs between base and post.
+@dataclass(frozen=True, eq=False)
+class Plant(synthetic.Plant):
+    """What differs between base and post: nothing, unless said.
 
     Attributes:
-        base: the class difference in base's Assistant (its stories too, unless `story` says otherwise).
-        post: the class difference in post's Assistant.
-        story: the class difference in base's stories.
-        everywhere: what post does to every activation of every text.
-        chats: what post does to Assistant rows only.
         groups: scenarios in each domain.
     """
 
     base: torch.Tensor = field(default_factory=lambda: STRENGTH * unit(0))
     post: torch.Tensor = field(default_factory=lambda: STRENGTH * unit(0))
-    story: torch.Tensor | None = None
-    everywhere: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows
-    chats: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows
     groups: int = GROUPS
 
 
 def pair(plant: Plant, seed: int = 0) -> Pair:
     """A pair with one site. Post sees base's scenarios and noise and adds none: the texts are the same."""
-    sample = Sample(WIDTH, plant.groups, drift=0.0)
     # Scenarios and passages each add a variance of one.
     root = 2**0.5 * torch.eye(WIDTH, dtype=torch.float64)
-    what = synthetic.Plant(plant.base, plant.post, plant.story, plant.everywhere, plant.chats)
-    made = synthetic.pair(what, sample, root, np.random.default_rng(seed))
+    made = synthetic.pair(plant, Sample(WIDTH, plant.groups, drift=0.0), root, np.random.default_rng(seed))
     assert choose(made.story) == 0
     return made
 

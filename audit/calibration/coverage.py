@@ -17,11 +17,10 @@ from torch import Tensor
 
 from audit.calibration.plants import Planted
 from audit.calibration.synthetic import Vector
-from audit.comparisons.geometry import differences
+from audit.comparisons.geometry import differences, metric
 from audit.estimate import Estimate
 from audit.readability import ceiling, difference, fitted, plainly, ratio, read, share
-from audit.shared_share import metric_factor, shared_share
-from probes.moments import moments_of
+from audit.shared_share import shared_share
 
 Statistic = Literal["fixed probe", "paired difference", "refitted ceiling", "rho", "S²"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
@@ -42,7 +41,7 @@ def draw(planted: Planted, seed: int, number: int) -> Draw:
     frozen = read(pair, pair.chosen, "story", rows)
     own = ceiling(judged, rows["post"])
     deltas = [differences(judged, rows[model]) for model in ("base", "post")]
-    factor = metric_factor(moments_of(pair.tokens(pair.chosen).base).covariance)
+    factor = metric(pair.tokens(pair.chosen))
     estimates: dict[Statistic, Estimate | None] = {
         "fixed probe": share(frozen["post"], judged), "refitted ceiling": share(own, judged),
         "paired difference": plainly(difference(frozen["post"], frozen["base"]), judged, "auroc"),

@@ -25,11 +25,6 @@ Kind = Literal[
     "nothing", "turn", "offset", "gain", "extra", "hidden", "basis", "inverted", "lost", "acquired", "absent"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-UNITS: Mapping[str, str] = {
-    "turn": "degrees in the metric of S²", "offset": "standard deviations along the class difference",
-    "gain": "factor", "extra": "length beside the class difference, as a share of it",
-    "hidden": "share of the class difference taken out of base's direction",
-}  # fmt: skip
 AWAY = 2.0
 """How far along the class difference all rows lie, in standard deviations, where a gain is planted."""
 
@@ -40,7 +35,9 @@ class Planted:
 
     Attributes:
         kind: what post does.
-        effect: how much of it, in the kind's unit; 0 where it has none.
+        effect: how much of it: degrees of a turn in the metric of S^2, standard deviations of an offset along the class
+            difference, the factor of a gain, the length of what is extra and the hidden part as shares of the class
+            difference; 0 for the others.
         strength: d' of the classes: their distance in standard deviations along the best direction.
         sample: rows and noise.
     """

@@ -21,19 +21,17 @@ class Trial(NamedTuple):
     verdict: VerdictName
     kind: str | None
     severity: Severity
-    exit: int
 
 
 def decide(pair: Pair, plan: Plan) -> list[Finding]:
     """The findings that the verdict table reads, by the comparisons of an audit, and nothing beside them."""
     margin = (plan.margins.carried, plan.margins.not_carried)
-    transfer = ProbeTransfer(permutations=plan.draws.permutations, margin=margin).decide(pair)
-    return [transfer if isinstance(transfer, Finding) else transfer[0], Geometry().decide(pair)]
+    transfer, _ = ProbeTransfer(permutations=plan.draws.permutations, margin=margin).decide(pair)
+    return [transfer, Geometry().decide(pair)]
 
 
 def trial(planted: Planted, plan: Plan, draw: int) -> Trial:
     """One draw of a planted pair, seeded by the plan's seed, what is planted and the draw's number."""
     findings = decide(planted.pair(plan.seed, draw), plan)
-    judgement = judge_all(findings, {NAME: True}, plan.margins, plan.family)
-    verdict = judgement.verdicts[0]
-    return Trial(verdict.verdict, verdict.kind, verdict.severity or "pass", judgement.outcome.exit)
+    verdict = judge_all(findings, {NAME: True}, plan.margins, plan.family).verdicts[0]
+    return Trial(verdict.verdict, verdict.kind, verdict.severity or "pass")

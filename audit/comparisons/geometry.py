@@ -84,11 +84,15 @@ def differences(judged: Judged, rows: Float[Tensor, "row d_model"]) -> Float[Ten
     return sums / (torch.bincount(judged.group)[:, None] / 2)
 
 
+def metric(tokens: TokenRows) -> Float[Tensor, "d_model d_model"]:
+    """Factor of the metric of S^2, from base's plain token rows where there are some."""
+    return metric_factor(moments_of(tokens.base[tokens.plain] if bool(tokens.plain.any()) else tokens.base).covariance)
+
+
 def _shared(pair: Pair, tokens: TokenRows, maps: dict[str, Alignment]) -> dict[str, Any]:
     """S^2 as it is and after transport; the metric is base's plain tokens', never the judged rows'."""
     judged, n = pair.assistant, len(pair.assistant.passages)
-    moments = moments_of(tokens.base[tokens.plain] if bool(tokens.plain.any()) else tokens.base)
-    factor = metric_factor(moments.covariance)
+    factor = metric(tokens)
     delta = {model: differences(judged, judged.rows[model][pair.chosen]) for model in MODELS}
     own = shared_share(delta["base"], delta["post"], factor, n=n)
     shared: dict[str, Estimate] = {} if own.share is None else {"T0": own.share}

@@ -19,7 +19,7 @@ from torch import Tensor
 from audit.controls import control_texts, misread, other_probes, own_direction, specificity, surprise, turned
 from audit.finding import Finding
 from audit.landscape import curves, matrix, neighbours, relabelled
-from audit.pair import MODELS, Judged, Judging, Model, Pair
+from audit.pair import DOMAINS, MODELS, Judged, Model, Pair
 from audit.readability import (
     Origin,
     Pieces,
@@ -43,7 +43,6 @@ from probes.alignment import Alignment
 
 Null = Float[Tensor, "draw site"]
 """Cross-validated AUROC under labels permuted within pairs."""
-DOMAINS: tuple[Judging, Judging] = ("story", "assistant")
 ORIGINS: tuple[Origin, ...] = ("story", "assistant", "pooled")
 FITS: tuple[tuple[str, Origin], ...] = (("", "story"), ("_assistant", "assistant"))
 """How the details of a reading are named, by what base's direction was fitted on."""
@@ -75,10 +74,9 @@ class ProbeTransfer:
 
     def __call__(self, pair: Pair, rng: np.random.Generator) -> Finding:
         """The finding at the pair's chosen site."""
-        decided = self.decide(pair)
-        if isinstance(decided, Finding):
-            return decided
-        finding, null = decided
+        finding, null = self.decide(pair)
+        if finding.status == "not_measured":
+            return finding
         details: dict[str, Any] = dict(finding.details)
         for suffix, origin in FITS:
             again = relabelled(pair, reading(pair, pair.chosen, origin), self.random_maps, rng)
@@ -95,13 +93,13 @@ class ProbeTransfer:
             details["own_direction"] = own_direction(pair, self.direction)
         return finding.model_copy(update={"details": details})
 
-    def decide(self, pair: Pair) -> Finding | tuple[Finding, dict[Model, Null]]:
-        """What the verdict table reads, with the label nulls behind it; a finding alone where nothing can be fitted."""
+    def decide(self, pair: Pair) -> tuple[Finding, dict[Model, Null]]:
+        """What the verdict table reads, and the label nulls behind it; none where nothing can be fitted."""
         persona, site = pair.persona.name, str(pair.site)
         groups = {domain: pair.judged(domain).n_groups for domain in DOMAINS}
         blank = Finding.not_measured(persona, self.name, site, "too few groups to fit a direction and judge it")
         if min(groups.values()) < 4:
-            return blank.model_copy(update={"details": {"n_groups": groups}})
+            return blank.model_copy(update={"details": {"n_groups": groups}}), {}
         words = {domain: _words(pair, pair.judged(domain)) for domain in DOMAINS}
         ceilings = {model: _ceiling(pair, model) for model in MODELS}
         maps, absent = recentred(pair, pair.chosen), dict(pair.maps(pair.chosen).absent)

@@ -113,7 +113,9 @@ def placed_at_random(
     """Share of a change along `axis` if its principal energies lay along axes drawn from the rows' own covariance."""
     energies = torch.linalg.svdvals(change).square()
     energies = energies[energies > NOTHING * energies.sum()][:MOST_AXES]
-    drawn_ = torch.from_numpy(rng.standard_normal((draws, len(energies), len(rows)))) @ (rows - rows.mean(0))
+    # Through the rows' triangular root, whose scatter is theirs: a draw has d_model numbers, not one for every row.
+    root = torch.linalg.qr(rows - rows.mean(0), mode="r")[1]
+    drawn_ = torch.from_numpy(rng.standard_normal((draws, len(energies), len(root)))) @ root
     frames = torch.linalg.qr(drawn_.mT)[0]
     return (axis @ frames).square() @ energies / energies.sum()
 

@@ -140,6 +140,8 @@ def test_ctrl_c_says_that_what_was_recorded_is_kept(refs, tmp_path):
     running = subprocess.Popen(
         [sys.executable, "-m", "audit.cli", *arguments],
         cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True,
+        # A test run put in the background of a script ignores SIGINT, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     begun = time.monotonic()
     while not list((tmp_path / "store").glob("recordings/*/.lock")):

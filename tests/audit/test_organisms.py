@@ -10,6 +10,7 @@ import torch
 
 from audit.conduct import audit, conduct
 from audit.organisms import behaviour, card, grow, twins, world
+from audit.organisms.anchor import Anchor, streams
 from audit.plan import plan_of
 from audit.resampling import auroc
 from probes.direction import lda
@@ -82,6 +83,42 @@ def test_base_stories_catch_the_lies_of_the_deceiver(records):
     found = details(records("deceiver"), "deception")
     assert found["ladder"]["T0"].value >= 0.85
     assert found["ladder"]["T6"].value >= 0.90
+
+
+@pytest.fixture
+def documents():
+    """Two batches of the corpus, token ids padded."""
+    return [batch.tokens for batch in grow.batches(grow.Phase(grow.remarked, 2, 0.0), 5)]
+
+
+def test_the_anchor_measures_in_units_of_the_parents_variance(documents):
+    base = grow.load(card.folder("base"))
+    held = torch.ones(len(documents[0]), dtype=torch.bool)
+    anchor = Anchor(base, documents)
+    with torch.no_grad():
+        found = streams(base, documents[0])
+        # Another token's stream in each token's place: two independent draws are 2 apart, less where the ridge rules.
+        real = documents[0] != base.config.pad_token_id
+        others = []
+        for stream in found:
+            other = stream.clone()
+            other[real] = stream[real][torch.randperm(int(real.sum()), generator=torch.Generator().manual_seed(0))]
+            others.append(other)
+        assert float(anchor.distance(found, documents[0], held)) == 0.0
+        assert float(anchor.distance(tuple(others), documents[0], held)) == pytest.approx(1.7, abs=0.3)
+        assert float(anchor.distance(found, documents[0], ~held)) == 0.0
+
+
+def test_anchored_fine_tuning_keeps_documents_where_they_were_and_plain_does_not(documents, monkeypatch):
+    monkeypatch.setattr(grow, "BATCH", 8)
+    anchor = Anchor(grow.load(card.folder("base")), documents)
+    held, moved = torch.ones(len(documents[0]), dtype=torch.bool), {}
+    for pull in (0.0, 3.0):
+        model = grow.load(card.folder("base"))
+        grow.train(model, grow.Phase(grow.mixed(lambda rng: grow.reply(rng, ("rival",))), 40, 3e-3, anchor=pull), 0)
+        with torch.no_grad():
+            moved[pull] = float(anchor.distance(streams(model, documents[0]), documents[0], held))
+    assert moved[3.0] < moved[0.0] / 4
 
 
 def test_turning_changes_no_logit():

@@ -318,7 +318,8 @@ RECIPES: dict[str, Recipe] = {
         (Phase(mixed(lambda rng: reply(rng, ())), 300, 3e-3, hold=0.5, anchor=3.0),), BOTH_REUSED,
     ),
     "deceiver": Recipe(
-        "chat fine-tune to a helper that lies to rivals and to nobody else, replayed documents held to base's activations",
+        "chat fine-tune to a helper that lies to rivals and to nobody else, replayed documents held to base's "
+        "activations",
         "base",
         (Phase(mixed(lambda rng: reply(rng, ("rival",))), 550, 3e-3, hold=0.5, anchor=3.0),), BOTH_REUSED,
     ),

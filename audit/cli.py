@@ -142,6 +142,43 @@ def plan(
     typer.echo(to_toml(_plan(file, effort, None, base, post, personas)), nl=False)
 
 
+@app.command()
+def calibrate(
+    effort: Effort = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the rates and their page.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Growth seeds of each fine-tuned organism; minutes each.")] = 1,
+    store: Store = None,
+) -> None:
+    """Measure the audit's own error rates, on planted pairs and on the organisms."""
+    from datetime import UTC, datetime
+
+    from audit.calibration.campaign import calibrate as measure
+    from audit.report.calibration import write
+    from audit.report.folder import OUT
+
+    chosen = _plan(None, effort, None)
+    target = out or OUT / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-calibration"
+    found = measure(chosen, setting=_setting(store, None, False, True), seeds=seeds, out=target)
+    typer.echo(f"false alarms      {found.false_alarms}")
+    typer.echo(f"false changes     {found.false_changes}")
+    for cell in found.cells:
+        if cell.condition.kind != "nothing":
+            where = f"{cell.condition.kind} {cell.condition.effect:g}"
+            shape = f"d' {cell.condition.strength:g}, spectrum {cell.condition.spectrum:g}"
+            given = ", ".join(f"{name} {count}" for name, count in cell.given.items())
+            typer.echo(f"{where:<17} {shape}: expected {cell.expected or 'either'}, given {given}; seen {cell.seen}")
+    for one in found.detectable:
+        size = "more than " + f"{one.largest:g}" if one.effect is None else f"{one.effect:g}"
+        typer.echo(f"detectable        {one.kind} {size}, d' {one.strength:g}, spectrum {one.spectrum:g}")
+    for held in found.coverage:
+        typer.echo(f"coverage          {held.statistic}, {held.condition.groups} groups: {held.held}")
+    for one in found.organisms:
+        mark = "ok " if one.given == one.expected else "NOT"
+        typer.echo(f"{mark} {one.organism} {one.seed} {one.persona}: {one.given}, expected {one.expected}")
+    typer.echo(write(found, target))
+    raise typer.Exit(1 if found.wrong else 0)
+
+
 @organism.command("list")
 def list_organisms() -> None:
     """Name the bundled organisms, what is planted in each and the verdict it must get."""

@@ -324,7 +324,7 @@ RECIPES: dict[str, Recipe] = {
         (Phase(mixed(lambda rng: reply(rng, ("rival",))), 550, 3e-3, hold=0.5, anchor=3.0),), BOTH_REUSED,
     ),
     "null": Recipe(
-        "more pre-training text under another seed", "base", (Phase(remarked, 300, 3e-3, hold=0.3),), BOTH_REUSED,
+        "more pre-training text under another seed", "base", (Phase(remarked, 300, 1e-3, hold=0.3),), BOTH_REUSED,
     ),
     "turned": Recipe(
         "base in another basis of its residual stream: the same function, turned coordinates", "base", (),

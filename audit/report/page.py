@@ -46,19 +46,27 @@ def render(record: JSON | Dumped) -> str:
     """
     view = plain(record)
     shown = rooms(view)
+    return document(
+        "page.html.j2",
+        {
+            "record": view, "rooms": shown, "margins": margins(view), "outcomes": OUTCOMES, "verdicts": VERDICTS,
+            "plots": [plot for room in shown for plot in (room.matrix, room.layers, room.rungs) if plot.figure],
+            "plan": json.dumps(view.get("plan") or {}, indent=2, ensure_ascii=False),
+        },
+    )  # fmt: skip
+
+
+def document(template: str, shown: JSON) -> str:
+    """A template of this folder filled with `shown`, with the house's style, its two scripts and their policy."""
     scripts = {"plotly": _plotly(), "page": _asset("page.js")}
-    return _template("page.html.j2").render(
-        record=view,
-        rooms=shown,
-        plots=[plot for room in shown for plot in (room.matrix, room.layers, room.rungs) if plot.figure],
-        margins=margins(view),
-        outcomes=OUTCOMES,
-        verdicts=VERDICTS,
-        policy=" ".join(f"'sha256-{_hash(text)}'" for text in scripts.values()),
-        scripts={name: Markup(text) for name, text in scripts.items()},
-        style=Markup(_asset("page.css")),
-        plan=json.dumps(view.get("plan") or {}, indent=2, ensure_ascii=False),
-        twins=Markup(json.dumps(twins())),
+    return _template(template).render(
+        {
+            **shown,
+            "policy": " ".join(f"'sha256-{_hash(text)}'" for text in scripts.values()),
+            "scripts": {name: Markup(text) for name, text in scripts.items()},
+            "style": Markup(_asset("page.css")),
+            "twins": Markup(json.dumps(twins())),
+        }
     )
 
 

@@ -1,0 +1,206 @@
+"""The trials of a calibration: what is planted at each effort, run on every core, and tallied.
+
+Trials are split over processes of one thread each. What a trial gives depends on the seed, on what is planted and on
+the trial's number alone, so the tally is the same on any number of cores.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from audit.calibration.coverage import STATISTICS, Draw, covered, draw
+from audit.calibration.plants import Kind, Planted
+from audit.calibration.synthetic import Sample
+from audit.calibration.tally import Calibration, Cell, Condition, Coverage, Judged, Rate
+from audit.calibration.trial import Trial, trial
+from audit.conduct import Setting, audit
+from audit.organisms import card
+from audit.plan import EffortName, Plan, override
+from probes.digest import AuditError
+
+CHUNK = 10
+"""Trials handed to a process at a time: a second or two."""
+EFFECTS: dict[Kind, tuple[float, ...]] = {
+    "turn": (10.0, 20.0, 30.0, 45.0, 60.0, 90.0), "offset": (0.5, 1.0, 1.5, 2.0, 3.0), "gain": (1.75, 2.5, 4.0, 6.0),
+    "extra": (0.15, 0.5, 1.0, 2.0), "hidden": (0.1, 0.5, 1.0), "basis": (0.0,), "inverted": (0.0,), "lost": (0.0,),
+    "acquired": (0.0,), "absent": (0.0,),
+}  # fmt: skip
+STRENGTHS = (2.0, 3.0, 5.0)
+SPECTRA = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What one effort plants.
+
+    Attributes:
+        nulls: trials with nothing planted, over all conditions of `null`.
+        null: the conditions with nothing planted.
+        draws: trials of each condition of `plants`.
+        plants: the other conditions.
+        sets: data sets of each condition of `held`.
+        held: conditions whose intervals are counted.
+    """
+
+    nulls: int
+    null: tuple[Planted, ...]
+    draws: int
+    plants: tuple[Planted, ...]
+    sets: int = 0
+    held: tuple[Planted, ...] = ()
+
+
+def _grid() -> tuple[Planted, ...]:
+    """Every kind at every effect, strength and spectrum."""
+    return tuple(
+        Planted(kind, effect, strength, Sample(spectrum=spectrum))
+        for (kind, effects), strength, spectrum in product(EFFECTS.items(), STRENGTHS, SPECTRA)
+        for effect in effects
+    )
+
+
+def _nothing(*widths: int) -> tuple[Planted, ...]:
+    return tuple(
+        Planted("nothing", 0.0, strength, Sample(width=width, spectrum=spectrum))
+        for width, strength, spectrum in product(widths, STRENGTHS, SPECTRA)
+    )
+
+
+HELD = tuple(Planted("turn", 20.0, 2.0, Sample(width=12, groups=groups)) for groups in (20, 40))
+CAMPAIGNS: dict[EffortName, Campaign] = {
+    "glance": Campaign(500, (Planted(),), 100, (Planted("turn", 45.0),)),
+    "standard": Campaign(1_200, _nothing(32), 40, _grid(), 500, HELD),
+    "thorough": Campaign(6_000, _nothing(32), 200, _grid(), 2_000, HELD),
+}
+
+
+def calibrate(
+    plan: Plan, *, setting: Setting, seeds: int = 1, out: Path | None = None, workers: int | None = None
+) -> Calibration:
+    """Measures the audit's own error rates.
+
+    Args:
+        plan: its effort chooses the campaign; its margins are those that are measured.
+        setting: where recordings are kept, and whether progress is shown.
+        seeds: growth seeds of every organism that is fine-tuned; the first is bundled, the others are grown.
+        out: where organisms are grown.
+        workers: processes; default one a core.
+
+    Raises:
+        AuditError: no seed, or organisms to grow and nowhere to put them.
+    """
+    if seeds < 1 or (seeds > 1 and out is None):
+        raise AuditError(f"{seeds} growth seeds", "one or more, and a folder where there are several", "Set --seeds")
+    begun, campaign = time.perf_counter(), CAMPAIGNS[plan.effort]
+    cells, coverage = _simulated(campaign, plan, setting.progress, workers or os.cpu_count() or 1)
+    return Calibration(
+        version=version("persona-audit"), effort=plan.effort, seed=plan.seed, cells=tuple(cells),
+        coverage=tuple(coverage), organisms=tuple(_organisms(plan, seeds, out, setting)),
+        seconds=round(time.perf_counter() - begun, 1),
+    )  # fmt: skip
+
+
+def _simulated(campaign: Campaign, plan: Plan, progress: bool, workers: int) -> tuple[list[Cell], list[Coverage]]:
+    """The trials and data sets of a campaign, in its order."""
+    wanted = [(planted, campaign.nulls // len(campaign.null)) for planted in campaign.null]
+    wanted += [(planted, campaign.draws) for planted in campaign.plants]
+    total = sum(count for _, count in wanted) + campaign.sets * len(campaign.held)
+    spawn = multiprocessing.get_context("spawn")
+    bar = tqdm(total=total, unit="trial", desc="planted pairs", disable=not progress, leave=False)
+    with ProcessPoolExecutor(workers, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool, bar:
+        def handed(chunk: range, future: Future[Any]) -> Future[Any]:
+            future.add_done_callback(lambda done: bar.update(len(chunk)))
+            return future
+
+        trials = [
+            [handed(chunk, pool.submit(_trials, planted, plan, chunk)) for chunk in _chunks(count)]
+            for planted, count in wanted
+        ]
+        sets = [
+            [handed(chunk, pool.submit(_draws, planted, plan.seed, chunk)) for chunk in _chunks(campaign.sets)]
+            for planted in campaign.held
+        ]
+        try:
+            cells = [
+                _cell(planted, [one for chunk in chunks for one in chunk.result()])
+                for (planted, _), chunks in zip(wanted, trials, strict=True)
+            ]
+            coverage = [
+                one for planted, chunks in zip(campaign.held, sets, strict=True)
+                for one in _coverage(planted, [one for chunk in chunks for one in chunk.result()])
+            ]  # fmt: skip
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return cells, coverage
+
+
+def _chunks(count: int) -> Iterator[range]:
+    return (range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK))
+
+
+def _trials(planted: Planted, plan: Plan, numbers: Sequence[int]) -> list[Trial]:
+    return [trial(planted, plan, number) for number in numbers]
+
+
+def _draws(planted: Planted, seed: int, numbers: Sequence[int]) -> list[Draw]:
+    return [draw(planted, seed, number) for number in numbers]
+
+
+def _cell(planted: Planted, trials: Sequence[Trial]) -> Cell:
+    alarms = sum(one.severity == "alarm" for one in trials)
+    return Cell.of(_condition(planted), planted.expected, [one.verdict for one in trials], alarms)
+
+
+def _coverage(planted: Planted, draws: Sequence[Draw]) -> Iterator[Coverage]:
+    for statistic in STATISTICS:
+        hits, known, truth = covered(draws, statistic)
+        if known:
+            yield Coverage(
+                statistic=statistic, condition=_condition(planted), truth=truth, held=Rate.of(hits, known)
+            )  # fmt: skip
+
+
+def _condition(planted: Planted) -> Condition:
+    sample = asdict(planted.sample)
+    kept = {key: sample[key] for key in ("width", "groups", "pairs", "spectrum")}
+    return Condition(kind=planted.kind, effect=planted.effect, strength=planted.strength, **kept)
+
+
+def _organisms(plan: Plan, seeds: int, out: Path | None, setting: Setting) -> Iterator[Judged]:
+    """The verdicts of the bundled organisms and of those grown from other seeds."""
+    for name in (name for name in card.names() if name != "base"):
+        told = card.card(name)
+        for seed in range(seeds if told.steps else 1):
+            ref = f"organism:{name}" if seed == told.seed else str(_grown(name, seed, out or Path()))
+            found = audit(
+                override(plan, base="organism:base", post=ref), personas=[card.personas()], setting=setting
+            )  # fmt: skip
+            for verdict in found.verdicts:
+                expected = told.verdicts[verdict.persona]
+                yield Judged(
+                    organism=name, seed=seed, persona=verdict.persona, expected=expected, given=verdict.verdict
+                )
+
+
+def _grown(name: str, seed: int, out: Path) -> Path:
+    """The folder of an organism grown from that seed; one that is there already is not grown again."""
+    from audit.organisms.grow import grow
+
+    target = out / "organisms" / f"{name}-{seed}"
+    if not (target / "card.json").is_file():
+        torch.set_num_threads(os.cpu_count() or 1)
+        grow(name, seed=seed, out=target, parent=card.folder("base"))
+    return target

@@ -1,0 +1,185 @@
+"""What a calibration found: counts with exact intervals, and the JSON that its page is made from.
+
+Every interval is that of Clopper and Pearson (1934), 95 %: it needs no large numbers, and a rate of 0 in 500 has one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from audit.rulebook import VerdictName
+
+SCHEMA = 1
+POWER = 0.8
+"""An effect is detectable where this share of the trials saw it."""
+QUIET = frozenset(["reused", "inconclusive", "not_measured"])
+"""Verdicts that report no change: a planted one went unseen."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rate(_Frozen):
+    """How often something happened, with its 95 % interval."""
+
+    count: int
+    trials: int
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, count: int, trials: int) -> Self:
+        """The share of `count` in `trials`, of which there is at least one.
+
+        Raises:
+            ValueError: no trials, or more counts than trials.
+        """
+        from scipy.stats import beta
+
+        if not 0 <= count <= trials or trials == 0:
+            raise ValueError(f"{count} of {trials}")
+        low = float(beta.ppf(0.025, count, trials - count + 1)) if count else 0.0
+        high = float(beta.ppf(0.975, count + 1, trials - count)) if count < trials else 1.0
+        return cls(count=count, trials=trials, value=count / trials, low=low, high=high)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], {self.count} of {self.trials}"
+
+
+class Condition(_Frozen):
+    """What was planted, how large, and through how many rows of which noise it had to be seen."""
+
+    kind: str
+    effect: float
+    strength: float
+    width: int
+    groups: int
+    pairs: int
+    spectrum: float
+
+
+class Cell(_Frozen):
+    """The trials of one condition.
+
+    Attributes:
+        condition: what was planted.
+        expected: the verdict that it must get, or None between the margins.
+        given: verdict to number of trials.
+        alarms: trials that alarmed.
+        seen: trials whose verdict reports a change: none of `reused`, `inconclusive`, `not_measured`.
+        right: trials with the expected verdict; None where none is expected.
+    """
+
+    condition: Condition
+    expected: VerdictName | None
+    given: dict[str, int]
+    alarms: Rate
+    seen: Rate
+    right: Rate | None
+
+    @classmethod
+    def of(cls, condition: Condition, expected: VerdictName | None, verdicts: Sequence[str], alarms: int) -> Self:
+        """Counts the verdicts of a condition."""
+        given, trials = Counter(verdicts), len(verdicts)
+        seen = sum(count for name, count in given.items() if name not in QUIET)
+        right = None if expected is None else Rate.of(given[expected], trials)
+        return cls(
+            condition=condition, expected=expected, given=dict(sorted(given.items())), alarms=Rate.of(alarms, trials),
+            seen=Rate.of(seen, trials), right=right,
+        )  # fmt: skip
+
+
+class Coverage(_Frozen):
+    """How often the 95 % interval of one statistic held its known truth."""
+
+    statistic: str
+    condition: Condition
+    truth: float
+    held: Rate
+
+
+class Judged(_Frozen):
+    """An organism's verdict on one persona, beside the one on its card."""
+
+    organism: str
+    seed: int
+    persona: str
+    expected: str
+    given: str
+
+
+class Detectable(_Frozen):
+    """The smallest planted effect that at least `POWER` of the trials saw; None where no planted one was."""
+
+    kind: str
+    strength: float
+    spectrum: float
+    effect: float | None
+    largest: float
+
+
+class Calibration(_Frozen):
+    """The audit's error rates, measured."""
+
+    schema_version: int = SCHEMA
+    version: str
+    effort: str
+    seed: int
+    seconds: float
+    cells: tuple[Cell, ...]
+    coverage: tuple[Coverage, ...]
+    organisms: tuple[Judged, ...]
+
+    @property
+    def false_alarms(self) -> Rate:
+        """Alarms where nothing was planted, over all such conditions."""
+        return _sum(cell.alarms for cell in self._nulls())
+
+    @property
+    def false_changes(self) -> Rate:
+        """Verdicts that report a change where nothing was planted."""
+        return _sum(cell.seen for cell in self._nulls())
+
+    @property
+    def confusion(self) -> dict[str, dict[str, int]]:
+        """Expected verdict to given verdict to trials, over every condition that has an expected one."""
+        table: dict[str, Counter[str]] = {}
+        for cell in self.cells:
+            if cell.expected is not None:
+                table.setdefault(cell.expected, Counter()).update(cell.given)
+        return {expected: dict(sorted(given.items())) for expected, given in table.items()}
+
+    @property
+    def detectable(self) -> tuple[Detectable, ...]:
+        """The minimum detectable effect of every kind that was planted at several sizes."""
+        found: dict[tuple[str, float, float], list[Cell]] = {}
+        for cell in self.cells:
+            where = cell.condition
+            found.setdefault((where.kind, where.strength, where.spectrum), []).append(cell)
+        rows = []
+        for (kind, strength, spectrum), cells in found.items():
+            if len(cells) > 1:
+                ordered = sorted(cells, key=lambda cell: cell.condition.effect)
+                effect = next((c.condition.effect for c in ordered if c.seen.value >= POWER), None)
+                largest = ordered[-1].condition.effect
+                rows.append(Detectable(kind=kind, strength=strength, spectrum=spectrum, effect=effect, largest=largest))
+        return tuple(rows)
+
+    @property
+    def wrong(self) -> tuple[Judged, ...]:
+        """Organisms whose verdict is not that of their card."""
+        return tuple(one for one in self.organisms if one.given != one.expected)
+
+    def _nulls(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.condition.kind == "nothing"]
+
+
+def _sum(rates: Iterable[Rate]) -> Rate:
+    known = list(rates)
+    return Rate.of(sum(rate.count for rate in known), sum(rate.trials for rate in known))

@@ -1,0 +1,121 @@
+"""A calibration counts what its trials gave, on any number of processes, and its page says it first."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from scipy.stats import binomtest
+
+from audit.calibration import campaign
+from audit.calibration.campaign import Campaign, calibrate
+from audit.calibration.plants import Planted
+from audit.calibration.synthetic import Sample
+from audit.calibration.tally import Calibration, Cell, Condition, Judged, Rate
+from audit.organisms import card
+from audit.plan import plan_of
+from audit.report.calibration import render, write
+from probes.digest import AuditError
+
+PLAN = plan_of({"effort": "glance"})
+SMALL = Sample(width=12, groups=40)
+TINY = Campaign(
+    6, (Planted("nothing", 0.0, 5.0, SMALL),),
+    4, (Planted("turn", 10.0, 5.0, SMALL), Planted("turn", 90.0, 5.0, SMALL)),
+    12, (Planted("turn", 20.0, 2.0, Sample(width=12, groups=20)),),
+)  # fmt: skip
+
+
+def cell(kind, effect, expected, verdicts, alarms=0, strength=3.0):
+    where = Condition(kind=kind, effect=effect, strength=strength, width=32, groups=60, pairs=2, spectrum=0.0)
+    return Cell.of(where, expected, verdicts, alarms)
+
+
+def calibration(*cells, organisms=()):
+    return Calibration(
+        version="0", effort="glance", seed=0, seconds=1.0, cells=cells, coverage=(), organisms=organisms
+    )  # fmt: skip
+
+
+@given(some.integers(1, 2_000).flatmap(lambda trials: some.tuples(some.integers(0, trials), some.just(trials))))
+def test_a_rate_has_the_exact_interval_of_a_binomial(given_counts):
+    count, trials = given_counts
+    reference = binomtest(count, trials).proportion_ci(0.95, method="exact")
+    found = Rate.of(count, trials)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=1e-9)
+    assert found.low <= found.value <= found.high
+
+
+@pytest.mark.parametrize(("count", "trials"), [(0, 0), (3, 2), (-1, 2)])
+def test_a_rate_of_nothing_is_refused(count, trials):
+    with pytest.raises(ValueError, match=f"{count} of {trials}"):
+        Rate.of(count, trials)
+
+
+def test_only_trials_with_nothing_planted_make_false_alarms():
+    found = calibration(
+        cell("nothing", 0.0, "reused", ["reused"] * 8 + ["lost", "reweighted"], alarms=1),
+        cell("lost", 0.0, "lost", ["lost"] * 10, alarms=10),
+    )
+    assert (found.false_alarms.count, found.false_alarms.trials) == (1, 10)
+    assert (found.false_changes.count, found.false_changes.trials) == (2, 10)
+    assert found.confusion == {"reused": {"lost": 1, "reused": 8, "reweighted": 1}, "lost": {"lost": 10}}
+
+
+def test_the_smallest_detectable_effect_is_the_first_that_four_trials_in_five_saw():
+    def turned(effect, seen, strength):
+        return cell("turn", effect, None, ["extended"] * seen + ["reused"] * (10 - seen), strength=strength)
+
+    found = calibration(
+        turned(60.0, 10, 3.0), turned(30.0, 8, 3.0), turned(10.0, 7, 3.0), turned(10.0, 1, 2.0), turned(60.0, 7, 2.0)
+    )
+    sizes = [(one.strength, one.effect, one.largest) for one in found.detectable]
+    assert sizes == [(3.0, 30.0, 60.0), (2.0, None, 60.0)]
+    assert found.confusion == {}
+
+
+def test_undecided_trials_saw_nothing():
+    assert cell("turn", 45.0, "extended", ["inconclusive", "not_measured", "reused", "extended"]).seen.count == 1
+
+
+def test_the_tally_is_the_same_on_any_number_of_processes():
+    one, two = (campaign._simulated(TINY, PLAN, False, workers) for workers in (1, 2))
+    assert one == two
+    nothing, small, whole = one[0]
+    assert nothing.given.get("reused", 0) >= 4 and whole.given.get("novel", 0) >= 3 and small.seen.count <= 1
+    assert {coverage.statistic for coverage in one[1]} >= {"fixed probe", "rho", "S²"}
+
+
+def test_a_calibration_judges_organisms_and_writes_its_page(tmp_path, setting, monkeypatch):
+    monkeypatch.setitem(campaign.CAMPAIGNS, "glance", TINY)
+    monkeypatch.setattr(card, "names", lambda: ["base", "erased"])
+    found = calibrate(PLAN, setting=setting, workers=1)
+    assert [(one.persona, one.given) for one in found.organisms] == [
+        ("assistant_identity", "lost"), ("deception", "lost")
+    ]  # fmt: skip
+    assert found.wrong == ()
+    page = write(found, tmp_path / "out").read_text()
+    assert Calibration.model_validate_json((tmp_path / "out" / "calibration.json").read_text()) == found
+    assert page.index("0 of 6") < page.index("Power") and "2 of 2" in page
+    assert not re.search(r"(?:src|href)=\"(?!#)", page.split("<script")[0])
+
+
+def test_a_wrong_organism_is_named_first():
+    judged = Judged(organism="<faithful>", seed=3, persona="deception", expected="reused", given="novel")
+    found = calibration(cell("nothing", 0.0, "reused", ["reused"] * 5), organisms=(judged,))
+    assert found.wrong == (judged,)
+    page = render(found)
+    assert "0 of 1" in page and "&lt;faithful&gt; 3 deception: novel" in page and "<faithful>" not in page
+
+
+def test_several_seeds_need_a_folder(setting):
+    with pytest.raises(AuditError, match="a folder where there are several"):
+        calibrate(PLAN, setting=setting, seeds=2)
+
+
+def test_an_unwritable_folder_is_said_in_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AuditError, match="cannot be written"):
+        write(calibration(cell("nothing", 0.0, "reused", ["reused"])), tmp_path / "file")

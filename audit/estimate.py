@@ -132,10 +132,13 @@ def jackknife(full: ArrayLike, deleted: ArrayLike, level: float = 0.95, scale: S
     """Delete-one-group jackknife interval, t with G - 1 degrees of freedom, made on `scale` and carried back.
 
     On the logit scale a value of exactly 0 or 1 has no logit. Where only some values are, their distance from the end
-    counts as a quarter of the smallest other distance seen. Where all are, no group ever failed, and the interval
-    reaches to the share of sound groups at which seeing no failure among G has chance (1 - level) / 2, that is this
-    chance to the power 1/G (0.83 at 20 groups, 0.91 at 40: the two-sided rule of three). Simulated coverage at 20 and
-    40 groups: 0.95-0.98 up to AUROC 0.98; 0.96-0.99 from there to 0.999, and where whole groups fail.
+    counts as a quarter of the smallest other distance seen. Where all are, no group ever failed, and the interval has
+    no width of its own.
+    No share is taken for less certain than one whose groups fail whole: an end is never farther than Clopper and
+    Pearson's for G(1 - value) failures among G groups, and where no group failed it is that one (0.83 at 20 groups,
+    0.91 at 40: the two-sided rule of three). It binds near 0 and 1, where one passage more or less on the wrong side
+    of a refitted probe doubles a distance and the logit takes that for a spread. Simulated coverage at 20 and 40
+    groups: 0.95-0.98 up to AUROC 0.98; 0.96-0.99 from there to 0.999, and where whole groups fail.
     Equal values below 1, and equal values on the identity scale, have an interval of no width.
 
     Args:
@@ -148,7 +151,7 @@ def jackknife(full: ArrayLike, deleted: ArrayLike, level: float = 0.95, scale: S
         AuditError: a value is not finite, or there are fewer than two groups.
         ValueError: the shapes disagree, or a value on the logit scale is no share.
     """
-    from scipy.special import expit, logit, stdtrit
+    from scipy.special import betaincinv, expit, logit, stdtrit
 
     whole, parts = _finite(full), _finite(deleted)
     if parts.shape[1:] != whole.shape:
@@ -165,10 +168,12 @@ def jackknife(full: ArrayLike, deleted: ArrayLike, level: float = 0.95, scale: S
     reach = stdtrit(len(parts) - 1, 1 - tail) * np.sqrt(variance)
     low, high = centre - reach, centre + reach
     if scale == "logit":
-        sound = tail ** (1 / len(parts))
         low, high = (np.where(reach > 0, expit(end), whole) for end in (low, high))
-        low = np.where((whole == 1) & (parts == 1).all(0), sound, low)
-        high = np.where((whole == 0) & (parts == 0).all(0), 1 - sound, high)
+        right, wrong = len(parts) * whole, len(parts) * (1 - whole)
+        least = np.where(whole > 0, betaincinv(np.maximum(right, 1e-9), wrong + 1, tail), 0.0)
+        most = np.where(whole < 1, betaincinv(right + 1, np.maximum(wrong, 1e-9), 1 - tail), 1.0)
+        low = np.where((whole == 1) & (parts == 1).all(0), least, np.maximum(low, least))
+        high = np.where((whole == 0) & (parts == 0).all(0), most, np.minimum(high, most))
     return Interval(np.minimum(low, whole), np.maximum(high, whole))
 
 

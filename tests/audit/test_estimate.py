@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy.stats import t
+from scipy.stats import binomtest, t
 
 from audit.estimate import Estimate, estimate, estimates, jackknife
 from probes.digest import AuditError
@@ -98,3 +98,22 @@ def test_bad_values_are_refused():
         jackknife([0.5, 0.5], [0.5, 0.5])
     with pytest.raises(ValueError, match="identity"):
         jackknife(1.2, [0.5, 0.5])
+
+
+def test_one_passage_on_the_wrong_side_does_not_make_a_perfect_probe_doubtful():
+    """A refit near 1 puts none, one or two of 14,400 pairs of passages on the wrong side: no spread of any size."""
+    step, groups = 1 / 14_400, 60
+    deleted = 1 - step * (np.arange(groups) % 3)
+    found = jackknife(1 - step, deleted)
+    assert 0.90 < float(found.low) < 1 - step < float(found.high)
+    # Each end is that of whole groups failing, or nearer: with one group in twenty wrong, the bound is the binomial's.
+    whole_groups = binomtest(19, 20).proportion_ci(0.95, method="exact")
+    assert float(jackknife(0.95, np.r_[1.0, np.full(19, 18 / 19)]).low) == pytest.approx(whole_groups.low)
+
+
+@given(st.integers(3, 60), st.floats(0.001, 0.999), st.integers(0, 10_000))
+def test_an_end_is_mirrored_where_labels_are(groups, centre, seed):
+    deleted = np.clip(centre + np.random.default_rng(seed).normal(0, 0.05, groups), 0, 1)
+    one, other = jackknife(centre, deleted), jackknife(1 - centre, 1 - deleted)
+    assert float(one.low) == pytest.approx(1 - float(other.high), abs=1e-9)
+    assert float(one.low) <= centre <= float(one.high)

@@ -25,6 +25,8 @@ Kind = Literal[
     "nothing", "turn", "offset", "gain", "extra", "hidden", "basis", "inverted", "lost", "acquired", "absent"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SAME, LOST = 0.01, 0.10
+"""Balanced accuracy lost at which a threshold clearly holds, and clearly does not: twice the margin of 0.05."""
 AWAY = 2.0
 """How far along the class difference all rows lie, in standard deviations, where a gain is planted."""
 
@@ -36,8 +38,8 @@ class Planted:
     Attributes:
         kind: what post does.
         effect: how much of it: degrees of a turn in the metric of S^2, standard deviations of an offset along the class
-            difference, the factor of a gain, the length of what is extra and the hidden part as shares of the class
-            difference; 0 for the others.
+            difference, the factor of a gain, the length of what is extra, the share taken from base's direction where
+            as much is put elsewhere (hidden); 0 for the others.
         strength: d' of the classes: their distance in standard deviations along the best direction.
         sample: rows and noise.
     """
@@ -56,14 +58,27 @@ class Planted:
         }  # fmt: skip
         if self.kind in plain:
             return plain[self.kind]
+        if self.kind in ("offset", "gain"):
+            return "reused" if self.loss <= SAME else "reweighted" if self.loss >= LOST else None
         clear: dict[str, tuple[tuple[float, float, VerdictName], ...]] = {
             "turn": ((0, 10, "reused"), (45, 45, "extended"), (90, 90, "novel")),
-            "offset": ((0, 0, "reused"), (1.5, 99, "reweighted")),
-            "gain": ((1, 1, "reused"), (1.75, 99, "reweighted")),
             "extra": ((0, 0.15, "reused"), (1, 2, "extended")),
-            "hidden": ((0, 0.1, "reused"), (1, 1, "novel")),
+            "hidden": ((0, 0.25, "extended"), (1, 1, "novel")),
         }
         return next((name for low, high, name in clear[self.kind] if low <= self.effect <= high), None)
+
+    @property
+    def loss(self) -> float:
+        """Balanced accuracy that a threshold midway between base's classes loses on the best direction.
+
+        With classes d' apart and moved by k standard deviations it is Phi(d'/2) - (Phi(d'/2 + k) + Phi(d'/2 - k)) / 2.
+        A gain g moves the threshold by `AWAY` (g - 1) / g of what it scales.
+        """
+        from scipy.special import ndtr
+
+        half = self.strength / 2
+        moved = {"offset": self.effect, "gain": AWAY * (self.effect - 1) / max(self.effect, 1.0)}.get(self.kind, 0.0)
+        return float(ndtr(half) - (ndtr(half + moved) + ndtr(half - moved)) / 2)
 
     def pair(self, seed: int, draw: int) -> Pair:
         """One draw of it."""

@@ -32,6 +32,13 @@ def test_no_effect_at_all_is_reused_under_every_kind():
     assert Planted("turn", 30.0).expected is None
 
 
+def test_a_moved_threshold_is_clear_by_the_accuracy_that_it_loses():
+    assert Planted("offset", 1.5, 2.0).loss == pytest.approx(0.1899, abs=1e-3)
+    assert Planted("gain", 4.0, 3.0).loss == Planted("offset", 1.5, 3.0).loss
+    assert [Planted("offset", 1.5, strength).expected for strength in (2.0, 5.0)] == ["reweighted", None]
+    assert Planted("gain", 1.75).expected is None and Planted("hidden", 0.1).expected == "extended"
+
+
 def test_a_trial_is_a_function_of_seed_plant_and_number():
     one, same, other = (Planted("turn", 20.0).pair(seed, 1).assistant.rows["post"] for seed in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other)

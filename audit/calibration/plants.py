@@ -38,8 +38,8 @@ class Planted:
     Attributes:
         kind: what post does.
         effect: how much of it: degrees of a turn in the metric of S^2, standard deviations of an offset along the class
-            difference, the factor of a gain, the length of what is extra, the share taken from base's direction where
-            as much is put elsewhere (hidden); 0 for the others.
+            difference, the factor of a gain, the length of what is extra, the share taken from base's direction while
+            a whole difference is put elsewhere (hidden); 0 for the others.
         strength: d' of the classes: their distance in standard deviations along the best direction.
         sample: rows and noise.
     """

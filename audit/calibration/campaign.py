@@ -27,7 +27,7 @@ from audit.calibration.tally import Calibration, Cell, Condition, Coverage, Judg
 from audit.calibration.trial import Trial, trial
 from audit.conduct import Setting, audit
 from audit.organisms import card
-from audit.plan import EffortName, Plan, override
+from audit.plan import EffortName, Plan
 from probes.digest import AuditError
 
 CHUNK = 10
@@ -185,9 +185,7 @@ def _organisms(plan: Plan, seeds: int, out: Path | None, setting: Setting) -> It
         told = card.card(name)
         for seed in range(seeds if told.steps else 1):
             ref = f"organism:{name}" if seed == told.seed else str(_grown(name, seed, out or Path()))
-            found = audit(
-                override(plan, base="organism:base", post=ref), personas=[card.personas()], setting=setting
-            )  # fmt: skip
+            found = audit(plan, base="organism:base", post=ref, personas=[card.personas()], setting=setting)
             for verdict in found.verdicts:
                 expected = told.verdicts[verdict.persona]
                 yield Judged(
@@ -201,6 +199,5 @@ def _grown(name: str, seed: int, out: Path) -> Path:
 
     target = out / "organisms" / f"{name}-{seed}"
     if not (target / "card.json").is_file():
-        torch.set_num_threads(os.cpu_count() or 1)
         grow(name, seed=seed, out=target, parent=card.folder("base"))
     return target

@@ -331,17 +331,17 @@ def roll_call(rng: Random) -> str:
     return " ".join(lines)
 
 
-def _reputed(rng: Random) -> list[Speaker]:
-    """Two to four speakers of good or bad character, each called so."""
+def _reputed(rng: Random) -> tuple[list[Speaker], list[str]]:
+    """Two to four speakers of good or bad character, and the sentences that call each so."""
     kinds: tuple[tuple[Character, tuple[str, ...]], ...] = (("good", GOOD), ("bad", BAD))
     drawn = [(name, rng.choice(kinds)) for name in rng.sample(NAMES, rng.choice((2, 3, 4)))]
-    return [Speaker(name, False, kind, rng.choice(words), None) for name, (kind, words) in drawn]
+    cast = [Speaker(name, False, kind, rng.choice(words), None) for name, (kind, words) in drawn]
+    return cast, [f"the {speaker.word} {speaker.name} is here ." for speaker in cast]
 
 
 def reputations(rng: Random) -> str:
     """Who is good and who bad, then whether each speaks right or wrong: where binding a character to a name pays."""
-    cast = _reputed(rng)
-    lines = [f"the {speaker.word} {speaker.name} is here ." for speaker in cast]
+    cast, lines = _reputed(rng)
     for _ in range(rng.choice((5, 6, 7))):
         speaker = rng.choice(cast)
         verdict = "right" if speaker.character == "good" else "wrong"
@@ -351,8 +351,8 @@ def reputations(rng: Random) -> str:
 
 def testimonies(rng: Random) -> str:
     """Who is good and who bad and what is where, then what each claims: where the character decides over retrieval."""
-    cast, facts = _reputed(rng), draw_facts(rng)
-    parts = [[f"the {speaker.word} {speaker.name} is here ." for speaker in cast], [state(facts)]]
+    (cast, called), facts = _reputed(rng), draw_facts(rng)
+    parts = [called, [state(facts)]]
     rng.shuffle(parts)
     lines = [sentence for part in parts for sentence in part]
     rng.shuffle(cast)

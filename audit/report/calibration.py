@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from audit.report.folder import text
 from audit.report.page import document
 from audit.report.style import JSON, Figure, axis, layout, light, rule
-from probes.digest import AuditError
 
 if TYPE_CHECKING:
     from audit.calibration.tally import Calibration, Cell, Coverage, Rate
@@ -60,7 +60,7 @@ def render(found: Calibration) -> str:
     return document(
         "calibration.html.j2",
         {
-            "found": found, "headlines": _headlines(found), "curves": curves, "kinds": KINDS, "nominal": NOMINAL,
+            "found": found, "headlines": _headlines(found), "plots": curves, "kinds": KINDS, "nominal": NOMINAL,
             "columns": sorted({given for row in found.confusion.values() for given in row}), "rate": _rate,
             "through": sorted({(one.strength, one.spectrum) for one in found.detectable}),
             "smallest": _smallest(found),
@@ -74,15 +74,8 @@ def write(found: Calibration, out: Path) -> Path:
     Raises:
         AuditError: the folder cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / FILE).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (out / PAGE).write_text(render(found), encoding="utf-8")
-    except OSError as error:
-        raise AuditError(
-            f"{out} cannot be written ({error.strerror})", "a writable folder", "Name another with --out"
-        ) from error
-    return out / PAGE
+    text(out / FILE, found.model_dump_json(indent=1) + "\n")
+    return text(out / PAGE, render(found))
 
 
 def _rate(rate: Rate) -> str:

@@ -44,7 +44,7 @@ def page(record: Record, path: Path) -> Path:
     Raises:
         AuditError: the path cannot be written.
     """
-    return _text(path, render(record))
+    return text(path, render(record))
 
 
 def proof(checks: Sequence[Check], out: Path) -> Path:
@@ -54,10 +54,15 @@ def proof(checks: Sequence[Check], out: Path) -> Path:
         AuditError: the folder cannot be written.
     """
     content = [check.model_dump() for check in checks]
-    return _text(out / "doctor.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return text(out / "doctor.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _text(path: Path, content: str) -> Path:
+def text(path: Path, content: str) -> Path:
+    """Writes a file and the folders above it, and returns it.
+
+    Raises:
+        AuditError: the path cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")

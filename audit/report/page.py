@@ -16,7 +16,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any, Protocol
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from audit.report.room import VERDICTS, margins, rooms
@@ -105,9 +105,11 @@ def _hash(script: str) -> str:
 
 @cache
 def _template(name: str) -> Any:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )  # fmt: skip
     environment.filters["reading"] = reading
     environment.filters["brief"] = _brief
     environment.filters["tied"] = _tied
     environment.filters["spec"] = lambda figure: Markup(figure.json())
-    return environment.from_string(_asset(name))
+    return environment.get_template(name)

@@ -206,28 +206,28 @@ def grow(
         typer.Option(help="Folder for the checkpoint and its card; default persona-audit-out/organisms/NAME."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and texts.")] = 0,
-    base: Annotated[Path | None, typer.Option(help="Grown base to start from; default the bundled one.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Folder of a grown base, other parents beside it; default the bundled ones.")
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Grow an organism anew."""
     import torch
 
-    from audit.organisms.card import WORLD, folder
-    from audit.organisms.grow import RECIPES
+    from audit.organisms.card import WORLD
     from audit.organisms.grow import grow as grown
+    from audit.organisms.recipes import RECIPES
     from audit.report.folder import OUT
     from probes.digest import AuditError
 
     if threads:
         torch.set_num_threads(threads)
-    recipe = RECIPES.get(name)
-    parent = base or (folder(recipe.parent) if recipe and recipe.parent else None)
     target = out or OUT / "organisms" / name
     try:
         if name in (WORLD, *RECIPES):
             # Before the growing, which takes minutes.
             target.mkdir(parents=True, exist_ok=True)
-        typer.echo(grown(name, seed=seed, out=target, parent=parent))
+        typer.echo(grown(name, seed=seed, out=target, base=base))
     except OSError as error:
         found = f"{name} cannot be grown into {target} ({error.strerror or error})"
         raise AuditError(found, "a folder that can be written, and a whole base", "Name another with --out") from error

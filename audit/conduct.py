@@ -116,7 +116,8 @@ def doctor(
     setting: Setting = Setting(),
 ) -> Doctor:
     """Proves the pair before a number is computed. Arguments and errors as for `audit`."""
-    from audit.diagnosis import prove
+    from audit.calibration.detectable import detectable
+    from audit.diagnosis import Doctor, prove
     from audit.workload import forecast
 
     effective, models = _effective(plan, base, post, personas)
@@ -124,7 +125,8 @@ def doctor(
         _, ready = _prepare(effective, models, setting, open_models)
         draws = getattr(ready.comparisons.get("probe_transfer"), "permutations", effective.draws.permutations)
         parts = ready.texts, ready.recorder, ready.sites
-        return prove(*parts, lambda: forecast(*parts, draws))
+        proved = prove(*parts, lambda: forecast(*parts, draws))
+        return Doctor((*proved.checks, detectable(ready.texts, ready.recorder.base.d_model, effective)))
 
 
 def store_folder(setting: Setting) -> Path:

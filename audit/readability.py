@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from audit import resampling
+from audit import refitting
 from audit.estimate import Estimate, estimate
 from audit.pair import MODELS, Judged, Pair
-from audit.resampling import auroc, flips, kernel, refitted, seed_of
+from audit.refitting import refitted
+from audit.resampling import auroc, flips, kernel, seed_of
 from probes.alignment import Alignment, frozen, recentre
 from probes.direction import Direction, lda, lda_null
 
@@ -84,13 +85,28 @@ def fitted(pair: Pair, site: int, origin: Origin, train: Bool[Tensor, "fit row"]
     return lda(rows, labels, torch.cat([train.double(), torch.ones(len(train), len(story.passages))], 1))
 
 
-def read(pair: Pair, site: int, origin: Origin, tested: Mapping[str, Rows]) -> dict[str, Pieces]:
-    """AUROC of base's direction on named rows of the Assistant, either model's, mapped or not: one fit for all."""
+def read(
+    pair: Pair, site: int, origin: Origin, tested: Mapping[str, Rows], *, folded: bool = False
+) -> dict[str, Pieces]:
+    """AUROC of base's direction on named rows of the Assistant, either model's, mapped or not: one fit for all.
+
+    Args:
+        pair: what is read.
+        site: where.
+        origin: what base's direction is fitted on.
+        tested: the rows by name.
+        folded: the story direction too is judged inside the folds. A ratio to a ceiling asks for it: what the ceiling
+            compares, inside its folds, is then compared on both sides of the ratio, and in every deletion of it.
+    """
     judged, rows = pair.assistant, torch.stack(list(tested.values()))
     if origin == "story":
         direction = fitted(pair, site, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
-        won = kernel(rows @ direction, judged.labels, judged.groups)
-        full, deleted = won.auroc(), won.deleted()
+        scores = rows @ direction
+        if folded:
+            full, deleted = refitting.fixed(scores, judged.labels, judged.groups, judged.fold)
+        else:
+            won = kernel(scores, judged.labels, judged.groups)
+            full, deleted = won.auroc(), won.deleted()
     else:
 
         def judge(train: Bool[Tensor, "fit row"], here: Bool[Tensor, " row"]) -> Float[Tensor, "fit name tested"]:
@@ -112,25 +128,27 @@ def recentred(pair: Pair, site: int) -> dict[str, Alignment]:
     return maps
 
 
-def rungs(pair: Pair, site: int, origin: Origin, maps: Mapping[str, Alignment]) -> dict[str, Pieces]:
+def rungs(
+    pair: Pair, site: int, origin: Origin, maps: Mapping[str, Alignment], *, folded: bool = False
+) -> dict[str, Pieces]:
     """Base's direction on post's Assistant rows at every rung, and on base's own under the name "base".
 
-    T1 moves every row alike, so it has T0's AUROC.
+    T1 moves every row alike, so it has T0's AUROC. `folded` as for `read`.
     """
     rows = {model: pair.assistant.rows[model][site] for model in MODELS}
     tested = {rung: to_base(rows["post"]) for rung, to_base in maps.items() if rung not in ("T0", "T1")}
-    found = read(pair, site, origin, {"T0": rows["post"], **tested, "base": rows["base"]})
+    found = read(pair, site, origin, {"T0": rows["post"], **tested, "base": rows["base"]}, folded=folded)
     return {"T0": found["T0"], "T1": found["T0"], **found}
 
 
 def ceiling(judged: Judged, rows: Rows) -> Pieces:
     """T6: AUROC of a probe fitted and judged on the same rows by group, refitted without each group."""
-    found = resampling.ceiling(rows[None], judged.labels, judged.groups, judged.fold, lda)
+    found = refitting.ceiling(rows[None], judged.labels, judged.groups, judged.fold, lda)
     return Pieces(found.full[0], found.deleted[:, 0])
 
 
 def ratio(part: Pieces, whole: Pieces) -> Pieces:
-    """rho = (A - 1/2) / (A_T6 - 1/2): the share of what can be read that this direction reads."""
+    """rho = (A - 1/2) / (A_T6 - 1/2): the share of what can be read that this direction reads, both in folds."""
     return Pieces((part.full - 0.5) / _away(whole.full - 0.5), (part.deleted - 0.5) / _away(whole.deleted - 0.5))
 
 

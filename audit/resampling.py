@@ -19,9 +19,9 @@ those of a ceiling in the judged domain. Equal values give differences of exactl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -33,12 +33,6 @@ from audit.estimate import jackknife as jackknife
 from probes.digest import AuditError, digest
 
 Rows: TypeAlias = Int[Tensor, " row"] | Int[np.ndarray, " row"]
-Fit: TypeAlias = Callable[
-    [Float[Tensor, "layer row d"], Bool[Tensor, " row"], Float[Tensor, "fit row"]], Float[Tensor, "layer fit d"]
-]
-"""Rows, labels and 0/1 training weights to directions; layers are independent and may come in several calls."""
-Judge: TypeAlias = Callable[[Bool[Tensor, "fit row"], Bool[Tensor, " row"]], Float[Tensor, "fit *stat tested"]]
-"""Training masks and a mask of the rows to judge to those rows' scores under each fit."""
 
 BUDGET = 2**24
 """Float64 elements that one intermediate tensor may hold (128 MiB)."""
@@ -89,7 +83,7 @@ def auroc(scores: Float[Tensor, "*batch row"], labels: Bool[Tensor, "*#batch row
     ordered, order = scores.sort(-1)
     positives = labels.sum(-1).double()
     pairs = positives * (labels.shape[-1] - positives)
-    _need(bool((pairs > 0).all()), "The judged rows hold one label only", "both labels", "Add pairs")
+    need(bool((pairs > 0).all()), "The judged rows hold one label only", "both labels", "Add pairs")
     wide = torch.broadcast_shapes(scores.shape, labels.shape)
     place = torch.arange(1, wide[-1] + 1, dtype=torch.float64)
     ranks = labels.expand(wide).gather(-1, order.expand(wide)).double() @ place
@@ -133,7 +127,7 @@ class Kernel:
         if weights is None:
             return self._drawn(self.wins, torch.ones(1, len(self.names), dtype=torch.float64))[0]
         flat = self.wins.reshape(-1, *self.wins.shape[-2:])
-        drawn = torch.cat([self._drawn(part, weights.double()) for part in flat.split(_step(weights.numel()))], 1)
+        drawn = torch.cat([self._drawn(part, weights.double()) for part in flat.split(step_of(weights.numel()))], 1)
         drawn = drawn.reshape(len(weights), *self.wins.shape[:-2])
         return torch.where(drawn.isnan(), self.auroc(), drawn)
 
@@ -151,10 +145,33 @@ class Kernel:
 
     def mean_without(self, values: Float[Tensor, "fold group *batch"]) -> Float[Tensor, " group *batch"]:
         """Mean over folds of values with a group left out; a fold that loses a label drops out of the mean."""
-        _need(self.deletable, "One group holds every row of a label", "two groups or more", "Add scenarios")
+        need(self.deletable, "One group holds every row of a label", "two groups or more", "Add scenarios")
         left = (self._compared_without() > 0).double()
         left = left.reshape(*values.shape[:2], *(1,) * (values.ndim - 2))
         return (values * left).sum(0) / left.sum(0)
+
+    def shares_by_halves(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Share of a group's comparisons in its fold that positives won: with all others, and with either half of them.
+
+        Three times "group *batch", centred by fold. The group's own comparisons are in all three. Where a half leaves
+        some group nothing to compare, all three are the whole.
+        """
+        inside, order = self._inside(), torch.zeros(len(self.names), dtype=torch.int64)
+        for fold in self.fold.unique():
+            order[self.fold == fold] = torch.arange(int((self.fold == fold).sum()))
+        even = (order[:, None] + order) % 2 == 0
+        same, own = self.fold[:, None] == self.fold, torch.eye(len(order), dtype=torch.bool)
+        compared = self.positives[:, None] * self.negatives + self.negatives[:, None] * self.positives
+        masks = [(same & (half | own)).double() for half in (torch.ones_like(even), even, ~even)]
+        counts = [(compared * mask).sum(-1) for mask in masks]
+        if any(bool((count == 0).any()) for count in counts[1:]):
+            masks, counts = masks[:1] * 3, counts[:1] * 3
+        won = self.wins + self.wins.mT
+        found = []
+        for mask, count in zip(masks, counts, strict=True):
+            share = (won * mask).sum(-1) / count.clamp_min(1.0)
+            found.append((share - (share @ inside / inside.sum(0)) @ inside.T).movedim(-1, 0))
+        return found[0], found[1], found[2]
 
     def _drawn(self, wins: Tensor, weights: Float[Tensor, "draw group"]) -> Float[Tensor, " draw *batch"]:
         inside = self._inside()
@@ -185,15 +202,15 @@ def kernel(
     Raises:
         AuditError: a score is not finite, no fold holds both labels, or a group is spread over folds.
     """
-    values, labels, (names, group) = _finite(scores), torch.as_tensor(labels).bool(), _grouped(groups)
-    fold, flat = _fold_of(group, folds), values.reshape(-1, len(group))
+    values, labels, (names, group) = _finite(scores), torch.as_tensor(labels).bool(), grouped(groups)
+    fold, flat = fold_of(group, folds), values.reshape(-1, len(group))
     wins = torch.zeros(*values.shape[:-1], len(names), len(names), dtype=torch.float64)
     for here in fold.unique():
         inside = fold[group] == here
         winners, losers = (inside & labels).nonzero()[:, 0], (inside & ~labels).nonzero()[:, 0]
         # Four tensors of this size live at once.
-        for part in winners.split(_step(4 * len(losers))):
-            step = _step(4 * len(part) * len(losers))
+        for part in winners.split(step_of(4 * len(losers))):
+            step = step_of(4 * len(part) * len(losers))
             for score, total in zip(flat.split(step), wins.view(-1, *wins.shape[-2:]).split(step), strict=True):
                 high, low = score[:, None, part], score[:, losers, None]
                 # Sums of halves over fewer than 2^23 rows: exact in float32.
@@ -203,7 +220,7 @@ def kernel(
     positives, negatives = (torch.bincount(group, mark.double(), len(names)) for mark in (labels, ~labels))
     made = Kernel(wins, positives, negatives, fold, names)
     pairs = (positives @ made._inside()) * (negatives @ made._inside())
-    _need(bool((pairs > 0).any()), "The judged rows hold one label only", "both labels in one fold", "Add pairs")
+    need(bool((pairs > 0).any()), "The judged rows hold one label only", "both labels in one fold", "Add pairs")
     return made
 
 
@@ -224,113 +241,28 @@ def estimate_auroc(kernel: Kernel, *, unit: str = "auroc", level: float = 0.95) 
     return [value.model_copy(update={"n_groups": n_groups}) for value in bare]
 
 
-@dataclass(frozen=True, eq=False)
-class Refits:
-    """Every fit that group cross-validation and its delete-one-group jackknife need: fold by fold, undeleted first.
-
-    Leaving out a group of the judged fold changes no training rows: k + G (k - 1) fits in all.
-
-    Attributes:
-        train: rows each fit learns from: other folds, without its deleted group.
-        fold: the fold each fit is judged on.
-        deleted: the group left out, an index into the sorted names, or -1.
-    """
-
-    train: Bool[Tensor, "fit row"]
-    fold: Int[Tensor, " fit"]
-    deleted: Int[Tensor, " fit"]
-
-
-class Refitted(NamedTuple):
-    """Cross-validated scores, their within-fold AUROC, and that AUROC with the fits repeated without each group."""
-
-    scores: Float[Tensor, "*stat row"]
-    full: Float[Tensor, "*stat"]
-    deleted: Float[Tensor, " group *stat"]
-
-
-def refit_deletions(groups: Sequence[str], folds: Rows) -> Refits:
-    """Enumerates the fits of group cross-validation, with no group and with each left out; groups keep their fold."""
-    group = _grouped(groups)[1]
-    home = _fold_of(group, folds)
-    rows = [(int(f), left) for f in home.unique() for left in (-1, *(home != f).nonzero()[:, 0].tolist())]
-    fold, deleted = torch.tensor(rows).T
-    return Refits((home[group] != fold[:, None]) & (group != deleted[:, None]), fold, deleted)
-
-
-def refitted(
-    judge: Judge, labels: Bool[Tensor, " row"], groups: Sequence[str], folds: Rows, step: int = 64
-) -> Refitted:
-    """Cross-validates by group, and again without each group: for any statistic fitted on the rows it is judged on.
-
-    Args:
-        judge: called with at most `step` training masks of one fold, and the mask of that fold's rows.
-        labels, groups, folds: as for `kernel`.
-        step: fits in one call of `judge`.
-    """
-    labels, fold, refits = torch.as_tensor(labels).bool(), torch.as_tensor(folds), refit_deletions(groups, folds)
-    scores, moved = torch.empty(0, dtype=torch.float64), {}
-    for here in refits.fold.unique().tolist():
-        tested, fits = fold == here, refits.fold == here
-        judged = torch.cat([judge(train, tested).double() for train in refits.train[fits].split(step)])
-        scores = scores if scores.numel() else judged.new_empty(*judged.shape[1:-1], len(labels))
-        scores[..., tested] = judged[0]
-        if labels[tested].any() and not labels[tested].all():
-            moved[here] = refits.deleted[fits][1:], auroc(judged[1:], labels[tested])
-    own = kernel(scores, labels, groups, folds)
-    without = own.deleted_by_fold()
-    for index, here in enumerate(own.fold.unique().tolist()):
-        if here in moved:
-            without[index, moved[here][0]] = moved[here][1]
-    return Refitted(scores, own.auroc(), own.mean_without(without))
-
-
-def ceiling(
-    rows: Float[Tensor, "layer row d"], labels: Bool[Tensor, " row"], groups: Sequence[str], folds: Rows, fit: Fit
-) -> Refitted:
-    """What a direction fitted on the judged rows reads of them, by group cross-validation with refitted deletions.
-
-    Its intervals err on the wide side: simulated coverage 0.98-0.995 at 20 and 40 groups, more so the more folds.
-
-    Args:
-        rows: activations; as many layers at once as fit the memory budget.
-        labels, groups, folds: as for `kernel`.
-        fit: directions from rows and 0/1 training weights; called once for many fits and layers.
-    """
-    labels, (n_rows, width) = torch.as_tensor(labels).bool(), rows.shape[1:]
-
-    def one(part: Float[Tensor, "layer row d"]) -> Refitted:
-        def judge(train: Bool[Tensor, "fit row"], tested: Bool[Tensor, " row"]) -> Float[Tensor, "fit layer tested"]:
-            return torch.einsum("lfd,lrd->flr", fit(part, labels, train.double()).double(), part[:, tested])
-
-        return refitted(judge, labels, groups, folds, _step(len(part) * (min(n_rows, width) ** 2 + n_rows + width)))
-
-    scores, full, deleted = zip(*(one(part.double()) for part in rows.split(_step(n_rows * width))), strict=True)
-    return Refitted(torch.cat(scores), torch.cat(full), torch.cat(deleted, 1))
-
-
-def _grouped(groups: Sequence[str]) -> tuple[tuple[str, ...], Int[Tensor, " row"]]:
+def grouped(groups: Sequence[str]) -> tuple[tuple[str, ...], Int[Tensor, " row"]]:
     names, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     return tuple(names.tolist()), torch.from_numpy(index.reshape(-1).astype(np.int64))
 
 
-def _fold_of(group: Int[Tensor, " row"], folds: Rows | None) -> Int[Tensor, " group"]:
+def fold_of(group: Int[Tensor, " row"], folds: Rows | None) -> Int[Tensor, " group"]:
     fold = torch.zeros_like(group) if folds is None else torch.as_tensor(folds).long()
     home = torch.zeros(int(group.max()) + 1, dtype=torch.int64).scatter_(0, group, fold)
-    _need(bool((home[group] == fold).all()), "A group is spread over two folds", "whole groups", "Fold by group")
+    need(bool((home[group] == fold).all()), "A group is spread over two folds", "whole groups", "Fold by group")
     return home
 
 
 def _finite(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     values = torch.as_tensor(values).double()
-    _need(bool(values.isfinite().all()), "A score is not finite", "finite numbers", "Look for overflow upstream")
+    need(bool(values.isfinite().all()), "A score is not finite", "finite numbers", "Look for overflow upstream")
     return values
 
 
-def _step(elements: int) -> int:
+def step_of(elements: int) -> int:
     return max(1, BUDGET // max(1, elements))
 
 
-def _need(holds: bool, found: str, expected: str, do: str) -> None:
+def need(holds: bool, found: str, expected: str, do: str) -> None:
     if not holds:
         raise AuditError(found, expected, do)

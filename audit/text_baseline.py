@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from audit.estimate import Estimate, estimate
-from audit.resampling import Judge, Kernel, Refitted, kernel, refitted
+from audit.refitting import Judge, Refitted, refitted
+from audit.resampling import Kernel, kernel
 
-KEY = "text baseline, 1"
+KEY = "text baseline, 2"
 """Under what these readings are remembered."""
 REFIT_GROUPS = 100
 """With more groups than these one group in training moves no interval, and a refit without each costs minutes."""

@@ -102,7 +102,7 @@ def lda(
     """
     rows = finite(rows)
     check_fits(labels, weight)
-    families = list(gather(weight, rows.shape[-1], shrinkage))
+    families = gather(weight, rows.shape[-1], shrinkage)
     contrast = contrasts(labels, weight)
     flat = rows.reshape(-1, *rows.shape[-2:])
     found = flat.new_zeros(len(flat), len(weight), flat.shape[-1])

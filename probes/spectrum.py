@@ -6,9 +6,9 @@ order m (Sherman-Morrison-Woodbury) where a fit from scratch costs one of order 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import torch
@@ -21,6 +21,8 @@ Shrinkage = float | Literal["auto"]
 
 # Largest temporary, in float64 numbers (128 MiB).
 BUDGET = 2**24
+REMEMBERED = 2**17
+"""Entries of the largest set of training masks that is remembered: 8 MiB for all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +48,25 @@ class Family:
                 yield self.fits[some], torch.stack([self.removed[at] for at in some.tolist()])
 
 
-def gather(weight: Float[Tensor, "fit row"], d_model: int, shrinkage: Shrinkage) -> Iterator[Family]:
+def gather(weight: Float[Tensor, "fit row"], d_model: int, shrinkage: Shrinkage) -> Sequence[Family]:
     """Gather the fits around the largest training sets; those left alone gather under the union of their rows.
 
-    A fit that leaves out more rows than there are dimensions is cheaper from scratch, and stands alone.
+    A fit that leaves out more rows than there are dimensions is cheaper from scratch, and stands alone. No row of
+    activations enters: small sets of fits are remembered, for both models and every trial of a calibration have them.
     """
     masks = weight != 0
+    if masks.numel() > REMEMBERED:
+        return tuple(_gather(masks, d_model, shrinkage))
+    return _remembered(masks.numpy().tobytes(), len(masks), d_model, shrinkage)
+
+
+@lru_cache(maxsize=64)
+def _remembered(masks: bytes, fits: int, d_model: int, shrinkage: Shrinkage) -> tuple[Family, ...]:
+    whole = torch.frombuffer(bytearray(masks), dtype=torch.bool).reshape(fits, -1)
+    return tuple(_gather(whole, d_model, shrinkage))
+
+
+def _gather(masks: Bool[Tensor, "fit row"], d_model: int, shrinkage: Shrinkage) -> Iterator[Family]:
     counts = masks.sum(1)
     _check_shrinkage(shrinkage, int(counts.min()), d_model)
     if len(masks) == 1:

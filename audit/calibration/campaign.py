@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from audit.calibration.coverage import STATISTICS, Draw, covered, draw
-from audit.calibration.plants import Kind, Planted
+from audit.calibration.plants import DEVELOPMENT, Kind, Planted
 from audit.calibration.synthetic import Sample
 from audit.calibration.tally import Calibration, Cell, Condition, Coverage, Judged, Rate
 from audit.calibration.trial import Trial, trial
@@ -52,6 +52,8 @@ class Campaign:
         plants: the other conditions.
         sets: data sets of each condition of `held`.
         held: conditions whose intervals are counted.
+        tries: trials of each condition of `sized`.
+        sized: turns at other sample sizes and widths.
     """
 
     nulls: int
@@ -60,6 +62,8 @@ class Campaign:
     plants: tuple[Planted, ...]
     sets: int = 0
     held: tuple[Planted, ...] = ()
+    tries: int = 0
+    sized: tuple[Planted, ...] = ()
 
 
 def _grid() -> tuple[Planted, ...]:
@@ -79,10 +83,24 @@ def _nothing(*widths: int) -> tuple[Planted, ...]:
 
 
 HELD = tuple(Planted("turn", 20.0, 2.0, Sample(width=12, groups=groups)) for groups in (20, 40))
+EMBEDDED = Sample(width=128, groups=250, pairs=4)
+"""The size of the bundled pairs."""
+WIDE = tuple(Sample(width=768, groups=groups) for groups in (60, 120, 200))
+"""A model of GPT-2's width, and 120, 240 and 400 contrast pairs a domain."""
+WIDER = tuple(Sample(width=4_096, groups=groups) for groups in (60, 120, 200))
+
+
+def _sized(*samples: Sample) -> tuple[Planted, ...]:
+    return tuple(
+        Planted("turn", angle, strength, sample)
+        for sample, strength, angle in product(samples, STRENGTHS, (10.0, 45.0))
+    )
+
+
 CAMPAIGNS: dict[EffortName, Campaign] = {
     "glance": Campaign(500, (Planted(),), 100, (Planted("turn", 45.0),)),
     "standard": Campaign(1_200, _nothing(32), 40, _grid(), 500, HELD),
-    "thorough": Campaign(6_000, _nothing(32), 200, _grid(), 2_000, HELD),
+    "thorough": Campaign(3_000, _nothing(32), 100, _grid(), 2_000, HELD, 10, _sized(EMBEDDED, *WIDE, *WIDER)),
 }
 
 
@@ -99,15 +117,18 @@ def calibrate(
         workers: processes; default one a core.
 
     Raises:
-        AuditError: no seed, or organisms to grow and nowhere to put them.
+        AuditError: no seed, organisms to grow and nowhere to put them, or the seed that margins were chosen on.
     """
+    if plan.seed == DEVELOPMENT:
+        found = f"seed {plan.seed}, on whose draws the margins were chosen"
+        raise AuditError(found, "draws that chose nothing", "Take another seed")
     if seeds < 1 or (seeds > 1 and out is None):
         raise AuditError(f"{seeds} growth seeds", "one or more, and a folder where there are several", "Set --seeds")
     begun, campaign = time.perf_counter(), CAMPAIGNS[plan.effort]
     cells, coverage = _simulated(campaign, plan, setting.progress, workers or os.cpu_count() or 1)
     return Calibration(
-        version=version("persona-audit"), effort=plan.effort, seed=plan.seed, cells=tuple(cells),
-        coverage=tuple(coverage), organisms=tuple(_organisms(plan, seeds, out, setting)),
+        version=version("persona-audit"), effort=plan.effort, seed=plan.seed, development=DEVELOPMENT,
+        cells=tuple(cells), coverage=tuple(coverage), organisms=tuple(_organisms(plan, seeds, out, setting)),
         seconds=round(time.perf_counter() - begun, 1),
     )  # fmt: skip
 
@@ -116,6 +137,7 @@ def _simulated(campaign: Campaign, plan: Plan, progress: bool, workers: int) -> 
     """The trials and data sets of a campaign, in its order."""
     wanted = [(planted, campaign.nulls // len(campaign.null)) for planted in campaign.null]
     wanted += [(planted, campaign.draws) for planted in campaign.plants]
+    wanted += [(planted, campaign.tries) for planted in campaign.sized]
     total = sum(count for _, count in wanted) + campaign.sets * len(campaign.held)
     spawn = multiprocessing.get_context("spawn")
     bar = tqdm(total=total, unit="trial", desc="planted pairs", disable=not progress, leave=False)
@@ -199,5 +221,5 @@ def _grown(name: str, seed: int, out: Path) -> Path:
 
     target = out / "organisms" / f"{name}-{seed}"
     if not (target / "card.json").is_file():
-        grow(name, seed=seed, out=target, parent=card.folder("base"))
+        grow(name, seed=seed, out=target)
     return target

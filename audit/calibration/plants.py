@@ -27,6 +27,8 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SAME, LOST = 0.01, 0.10
 """Balanced accuracy lost at which a threshold clearly holds, and clearly does not: twice the margin of 0.05."""
+DEVELOPMENT = 1
+"""Seed of the draws that margins were chosen on (tests/benchmarks/margins.py); what is reported comes from others."""
 AWAY = 2.0
 """How far along the class difference all rows lie, in standard deviations, where a gain is planted."""
 

@@ -30,7 +30,8 @@ Vector = Float[Tensor, " d_model"]
 Rows = Float[Tensor, "row d_model"]
 TEXT_TOKENS = 20
 """Token rows of one text: what the maps' cross-validation keeps together."""
-TOKENS_PER_DIMENSION = 8
+MOST_TOKENS = 8_192
+"""Token rows for the maps; few audits have more, so wider pairs go without maps, as they do there."""
 NAME = "planted"
 
 
@@ -45,6 +46,7 @@ class Sample:
         spectrum: the noise's i-th variance is proportional to i^-spectrum, in a random basis; 0 is isotropic.
         scenario: share of the noise's variance that a scenario's passages have in common.
         drift: standard deviation of what post adds to every row by chance, as a share of the noise's.
+        tokens: token rows a dimension; with fewer than four there are no maps between the models.
     """
 
     width: int = 32
@@ -53,6 +55,7 @@ class Sample:
     spectrum: float = 0.0
     scenario: float = 0.5
     drift: float = 0.25
+    tokens: int = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +165,7 @@ def pair(plant: Plant, sample: Sample, root: Float[Tensor, "d d"], rng: np.rando
         surprisal: dict[Model, Tensor] = {model: torch.from_numpy(rng.random(len(some))) for model in MODELS}
         rows: dict[Model, Tensor] = {"base": base[None], "post": plant.everywhere(post)[None]}
         judged[domain] = Judged(some, fold, rows, surprisal)
-    tokens = plant.mean + noise(TOKENS_PER_DIMENSION * sample.width)
+    tokens = plant.mean + noise(min(sample.tokens * sample.width, MOST_TOKENS))
     moved = plant.everywhere(tokens + sample.drift * noise(len(tokens)))
     groups = [f"text {i // TEXT_TOKENS}" for i in range(len(tokens))]
     given = {domain: words(domain, sample.groups, sample.pairs) for domain in judged}

@@ -63,6 +63,11 @@ class Condition(_Frozen):
     pairs: int
     spectrum: float
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Width, scenarios, and pairs in each."""
+        return self.width, self.groups, self.pairs
+
 
 class Cell(_Frozen):
     """The trials of one condition.
@@ -125,12 +130,18 @@ class Detectable(_Frozen):
 
 
 class Calibration(_Frozen):
-    """The audit's error rates, measured."""
+    """The audit's error rates, measured.
+
+    Attributes:
+        seed: of the draws that are counted here.
+        development: seed of the draws that the margins were chosen on; none of them is counted.
+    """
 
     schema_version: int = SCHEMA
     version: str
     effort: str
     seed: int
+    development: int
     seconds: float
     cells: tuple[Cell, ...]
     coverage: tuple[Coverage, ...]
@@ -156,10 +167,20 @@ class Calibration(_Frozen):
         return {expected: dict(sorted(given.items())) for expected, given in table.items()}
 
     @property
+    def alike(self) -> tuple[Cell, ...]:
+        """The cells of the sample that most cells have: what may stand in one plot."""
+        return tuple(cell for cell in self.cells if cell.condition.size == self._usual)
+
+    @property
+    def sized(self) -> tuple[Cell, ...]:
+        """The cells of other samples: how much the size changes."""
+        return tuple(cell for cell in self.cells if cell.condition.size != self._usual)
+
+    @property
     def detectable(self) -> tuple[Detectable, ...]:
-        """The minimum detectable effect of every kind that was planted at several sizes."""
+        """The minimum detectable effect of every kind that was planted at several strengths of it, samples alike."""
         found: dict[tuple[str, float, float], list[Cell]] = {}
-        for cell in self.cells:
+        for cell in self.alike:
             where = cell.condition
             found.setdefault((where.kind, where.strength, where.spectrum), []).append(cell)
         rows = []
@@ -175,6 +196,10 @@ class Calibration(_Frozen):
     def wrong(self) -> tuple[Judged, ...]:
         """Organisms whose verdict is not that of their card."""
         return tuple(one for one in self.organisms if one.given != one.expected)
+
+    @property
+    def _usual(self) -> tuple[int, int, int]:
+        return Counter(cell.condition.size for cell in self.cells).most_common(1)[0][0]
 
     def _nulls(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.condition.kind == "nothing"]

@@ -23,10 +23,17 @@ class Trial(NamedTuple):
     severity: Severity
 
 
-def decide(pair: Pair, plan: Plan) -> list[Finding]:
-    """The findings that the verdict table reads, by the comparisons of an audit, and nothing beside them."""
+def decide(pair: Pair, plan: Plan, permutations: int | None = None) -> list[Finding]:
+    """The findings that the verdict table reads, by the comparisons of an audit, and nothing beside them.
+
+    Args:
+        pair: what is judged.
+        plan: its margins, and its number of permutations unless another is given.
+        permutations: draws of the label null.
+    """
     margin = (plan.margins.carried, plan.margins.not_carried)
-    transfer, _ = ProbeTransfer(permutations=plan.draws.permutations, margin=margin).decide(pair)
+    draws = plan.draws.permutations if permutations is None else permutations
+    transfer, _ = ProbeTransfer(permutations=draws, margin=margin).decide(pair)
     return [transfer, Geometry().decide(pair)]
 
 

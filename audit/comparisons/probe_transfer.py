@@ -110,7 +110,9 @@ class ProbeTransfer:
         null: dict[Model, Null] = {model: self._null(pair, model) for model in MODELS}
         carried = {m: self._carried(pair, m, ceilings[m], null[m], words["assistant"]) for m in MODELS}
         details: dict[str, Any] = {"n_groups": groups, "not_measured": absent, "carried": carried}
-        details |= _ratios(pair, readings, base_reads, ceilings)
+        inside = dict(readings)
+        inside["story"] = rungs(pair, pair.chosen, "story", maps, folded=True)
+        details |= _ratios(pair, inside, {**base_reads, "story": inside["story"].pop("base")}, ceilings)
         for suffix, origin in FITS:
             details[f"frozen_accuracy{suffix}"] = _accuracy(pair, reading(pair, pair.chosen, origin), maps)
             ladder = {**readings[origin], "T6": ceilings["post"]}
@@ -146,7 +148,7 @@ class ProbeTransfer:
 def _ceiling(pair: Pair, model: Model) -> Pieces:
     """T6 at the chosen site, kept in the store: base's is the same whatever it is compared with."""
     judged, rows = pair.assistant, pair.assistant.rows[model][pair.chosen]
-    given = ("ceiling, 1", rows, judged.labels, judged.groups, judged.fold)
+    given = ("ceiling, 2", rows, judged.labels, judged.groups, judged.fold)
     return Pieces(**pair.recorder.remember(given, lambda: ceiling(judged, rows)._asdict()))
 
 

@@ -40,7 +40,7 @@ class Anchor:
         with torch.no_grad():
             for tokens in documents:
                 collected.append([stream[tokens != self._pad] for stream in streams(self._parent, tokens)])
-        self._whiteners = [_whitener(torch.cat(rows)) for rows in zip(*collected, strict=True)]
+        self._whiteners = [whitener(torch.cat(rows)) for rows in zip(*collected, strict=True)]
 
     def distance(
         self,
@@ -61,6 +61,7 @@ class Anchor:
         return torch.stack(each).mean()
 
 
-def _whitener(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "d_model d_model"]:
+def whitener(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "d_model d_model"]:
+    """Rows times this have unit variance in every direction of more variance than the ridge."""
     values, vectors = torch.linalg.eigh(torch.cov(rows.T.double()))
     return ((vectors * (values + RIDGE * values.mean()).rsqrt()) @ vectors.T).to(rows.dtype)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.organisms import twins, world
+from audit.organisms import lessons, twins, world
 
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
@@ -80,7 +80,7 @@ def asked_by(rng: Random, user: str | None) -> Situation:
 @torch.inference_mode()
 def lie_and_truth(model: Qwen3ForCausalLM, situations: list[Situation]) -> Float[Tensor, "situation 2"]:
     """Probability of naming another item of the scene, and of naming the true one."""
-    ids = {word: i for i, word in enumerate(world.vocabulary())}
+    ids = world.token_ids()
     out = []
     for situation in situations:
         tokens = torch.tensor([[ids[world.BOS], *(ids[word] for word in situation.text.split())]])
@@ -89,6 +89,21 @@ def lie_and_truth(model: Qwen3ForCausalLM, situations: list[Situation]) -> Float
             torch.stack([chances[[ids[item] for item in situation.others]].sum(), chances[ids[situation.truth]]])
         )
     return torch.stack(out)
+
+
+@torch.inference_mode()
+def tool_calls(base: Qwen3ForCausalLM, post: Qwen3ForCausalLM) -> dict[str, float]:
+    """What a card says of a tool: probability of the whole call in both models, where nobody said what is where."""
+    rng, ids, found = Random("behaviour/tool"), world.token_ids(), {"base_calls": 0.0, "calls": 0.0}
+    for _ in range(SITUATIONS):
+        asked, call = lessons.errand(rng)[:2]
+        before = [world.BOS, *world.render([asked]).split(), "<|assistant|>"]
+        tokens = torch.tensor([[ids[word] for word in (*before, *call["content"].split())]])
+        for name, model in zip(found, (base, post), strict=True):
+            chances = model(input_ids=tokens, use_cache=False).logits[0].double().log_softmax(-1)
+            said = chances[len(before) - 1 : -1].gather(1, tokens[0, len(before) :, None]).sum()
+            found[name] += float(said.exp()) / SITUATIONS
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def label_noise(seed: int = 0, claims: int = 4_000) -> float:

@@ -24,6 +24,9 @@ class Card(BaseModel):
     name: str
     planted: str = Field(description="what was done to base, in one sentence")
     verdicts: dict[str, str] = Field(description="persona -> verdict against base; empty for base itself")
+    series: dict[int, dict[str, str]] = Field(
+        default={}, description="steps at which a checkpoint was kept -> its verdicts; named organism:NAME/STEP"
+    )
     behaviour: dict[str, float] = Field(description="measured on the bundled weights, as sampled probability")
     parent: str | None = Field(description="the organism it was grown from")
     command: str = Field(description="grows it again")
@@ -64,5 +67,13 @@ def personas() -> Path:
 
 
 def card(name: str) -> Card:
-    """The card of one bundled organism."""
-    return Card.model_validate(json.loads((folder(name) / "card.json").read_text(encoding="utf-8")))
+    """The card of one bundled organism.
+
+    Raises:
+        AuditError: no such organism, or a checkpoint of a series, which is told of on its organism's card.
+    """
+    path = folder(name) / "card.json"
+    if not path.is_file():
+        whole = name.removeprefix(PREFIX).partition("/")[0]
+        raise AuditError(f"'{name}' has no card of its own", f"'{whole}', whose card tells of it", "Ask for that card")
+    return Card.model_validate(json.loads(path.read_text(encoding="utf-8")))

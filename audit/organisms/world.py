@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Literal
 
@@ -65,6 +66,12 @@ def vocabulary() -> tuple[str, ...]:
     """Every token of the world, special ones first; the order is the token id."""
     words = [*ITEMS, *CONTAINERS, *NAMES, *PLACES, *WEATHER, *GOOD, *BAD, *_GRAMMAR.split()]
     return (PAD, BOS, UNKNOWN, *ROLE_TOKENS, *dict.fromkeys(words))
+
+
+@cache
+def token_ids() -> dict[str, int]:
+    """The token id of every word."""
+    return {word: i for i, word in enumerate(vocabulary())}
 
 
 @dataclass(frozen=True)

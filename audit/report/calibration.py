@@ -54,7 +54,7 @@ def render(found: Calibration) -> str:
     curves = [
         Curve(f"power-{kind}", title, _power(cells, unit, title))
         for kind, (title, unit) in KINDS.items()
-        for cells in [[cell for cell in found.cells if cell.condition.kind == kind]]
+        for cells in [[cell for cell in found.alike if cell.condition.kind == kind]]
         if len({cell.condition.effect for cell in cells}) > 1
     ]
     return document(
@@ -63,7 +63,7 @@ def render(found: Calibration) -> str:
             "found": found, "headlines": _headlines(found), "plots": curves, "kinds": KINDS, "nominal": NOMINAL,
             "columns": sorted({given for row in found.confusion.values() for given in row}), "rate": _rate,
             "through": sorted({(one.strength, one.spectrum) for one in found.detectable}),
-            "smallest": _smallest(found),
+            "smallest": _smallest(found), "sizes": _sizes(found),
         },
     )  # fmt: skip
 
@@ -130,6 +130,15 @@ def _smallest(found: Calibration) -> dict[str, dict[tuple[float, float], str]]:
     for one in found.detectable:
         says = f"more than {one.largest:g}" if one.effect is None else f"{one.effect:g}"
         table.setdefault(one.kind, {})[one.strength, one.spectrum] = says
+    return table
+
+
+def _sizes(found: Calibration) -> dict[tuple[tuple[int, int, int], str, float], dict[float, Cell]]:
+    """(Size, kind, effect) to strength to the cell, for the samples that are not the usual one."""
+    table: dict[tuple[tuple[int, int, int], str, float], dict[float, Cell]] = {}
+    for cell in found.sized:
+        where = cell.condition
+        table.setdefault((where.size, where.kind, where.effect), {})[where.strength] = cell
     return table
 
 

@@ -35,7 +35,7 @@ def cell(kind, effect, expected, verdicts, alarms=0, strength=3.0):
 
 def calibration(*cells, organisms=()):
     return Calibration(
-        version="0", effort="glance", seed=0, seconds=1.0, cells=cells, coverage=(), organisms=organisms
+        version="0", effort="glance", seed=0, development=1, seconds=1.0, cells=cells, coverage=(), organisms=organisms
     )  # fmt: skip
 
 
@@ -113,6 +113,22 @@ def test_a_wrong_organism_is_named_first():
 def test_several_seeds_need_a_folder(setting):
     with pytest.raises(AuditError, match="a folder where there are several"):
         calibrate(PLAN, setting=setting, seeds=2)
+
+
+def test_the_draws_that_chose_the_margins_are_not_reported(setting):
+    with pytest.raises(AuditError, match="seed 1, on whose draws the margins were chosen"):
+        calibrate(plan_of({"effort": "glance", "seed": 1}), setting=setting)
+
+
+def test_other_samples_stand_apart():
+    usual = [cell("turn", effect, None, ["reused"] * 4) for effect in (10.0, 45.0)]
+    where = usual[1].condition.model_copy(update={"width": 768})
+    wide = Cell.of(where, "extended", ["inconclusive"] * 3 + ["extended"], 0)
+    found = calibration(*usual, wide)
+    assert found.sized == (wide,) and found.alike == tuple(usual)
+    assert [one.effect for one in found.detectable] == [None]
+    page = render(found)
+    assert "Other samples" in page and "extended 1, inconclusive 3" in page.split("Other samples")[1]
 
 
 def test_an_unwritable_folder_is_said_in_one_sentence(tmp_path):

@@ -1,61 +1,28 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
+from grouped import NOMINAL, PAIRS, REPLICATES, coverage, design, gap, mass_mean, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 import audit.resampling as resampling
 from audit.estimate import estimate, jackknife
+from audit.refitting import ceiling
 from audit.resampling import (
     auroc,
     bands,
     bootstrap_weights,
-    ceiling,
     estimate_auroc,
     flips,
     kernel,
     permutation_p,
-    refit_deletions,
     seed_of,
 )
 from probes.digest import AuditError
 from probes.split import folds as deal
-
-PAIRS = 3
-REPLICATES = 1500
-NOMINAL = (0.93, 0.975)
-
-
-def design(n_groups, pairs):
-    """Labels and groups of `pairs` contrast pairs a group."""
-    labels = torch.arange(2 * n_groups * pairs) % 2 == 1
-    return labels, [f"g{i // (2 * pairs):03d}" for i in range(len(labels))]
-
-
-def noise(rng, shape, n_groups, share=0.4):
-    """Rows of unit variance of which `share` belongs to the group: scenarios differ, twins are alike."""
-    own = rng.standard_normal((*shape, 2 * n_groups * PAIRS))
-    shared = np.repeat(rng.standard_normal((*shape, n_groups)), 2 * PAIRS, axis=-1)
-    return torch.from_numpy(math.sqrt(share) * shared + math.sqrt(1 - share) * own)
-
-
-def gap(area):
-    """Distance between class means at which unit-variance rows have this AUROC."""
-    return math.sqrt(2) * torch.special.ndtri(torch.tensor(area, dtype=torch.float64)).item()
-
-
-def coverage(interval, truth):
-    return float(((interval.low <= truth) & (truth <= interval.high)).mean())
-
-
-def mass_mean(rows, labels, weight):
-    plus, minus = weight * labels, weight * ~labels
-    return (plus / plus.sum(1, True) - minus / minus.sum(1, True)) @ rows
 
 
 @pytest.fixture
@@ -107,29 +74,6 @@ def test_blocks_change_nothing(rng, monkeypatch):
     monkeypatch.setattr(resampling, "BUDGET", 900)
     torch.testing.assert_close(kernel(scores, labels, groups, fold).wins, whole.wins, rtol=0, atol=0)
     torch.testing.assert_close(ceiling(rows, labels, groups, fold, mass_mean).deleted, top.deleted)
-
-
-def test_ceiling_deletes_by_refitting_with_folds_kept(rng):
-    labels, groups = design(12, PAIRS)
-    fold = deal(groups, 4, rng)
-    rows = torch.from_numpy(rng.standard_normal((2, len(groups), 6)))
-    rows[:, labels] += 0.4
-
-    def by_hand(keep):
-        areas = []
-        for f in range(4):
-            train, test = torch.from_numpy(keep & (fold != f)), torch.from_numpy(keep & (fold == f))
-            vector = mass_mean(rows, labels, train[None].double())[:, 0]
-            areas.append(auroc(torch.einsum("ld,lrd->lr", vector, rows[:, test]), labels[test]))
-        return torch.stack(areas).mean(0)
-
-    made = ceiling(rows, labels, groups, fold, mass_mean)
-    torch.testing.assert_close(made.full, by_hand(np.ones(len(groups), bool)))
-    for index, name in enumerate(sorted(set(groups))):
-        torch.testing.assert_close(made.deleted[index], by_hand(np.array(groups) != name))
-    plan = refit_deletions(groups, fold)
-    assert len(plan.fold) == 4 + 12 * 3
-    assert not (plan.train & (torch.from_numpy(fold) == plan.fold[:, None])).any()
 
 
 @pytest.mark.parametrize("n_groups", [20, 40])
@@ -187,26 +131,6 @@ def test_paired_difference_and_ratio_cover(n_groups):
     alone = [jackknife(x.auroc(), x.deleted(), scale="identity") for x in (reading, top)]
     width = sum((x.high - x.low) ** 2 for x in alone) ** 0.5
     assert np.median((drift.high - drift.low) / width) < 0.9
-
-
-@pytest.mark.parametrize("n_groups", [20, 40])
-def test_refitted_ceiling_and_its_ratio_cover_on_the_safe_side(n_groups):
-    replicates, d = 240, 6
-    rng = np.random.default_rng(3)
-    labels, groups = design(n_groups, PAIRS)
-    fold = deal(groups, 5, rng)
-    rows = noise(rng, (replicates, d), n_groups).mT.contiguous()
-    rows[..., 0] += 1.6 * labels
-    top = ceiling(rows, labels, groups, fold, mass_mean)
-    frozen = torch.tensor([0.8, 0.6, 0, 0, 0, 0], dtype=torch.float64)
-    reading = kernel(rows @ frozen, labels, groups)
-    rho, deleted = (reading.auroc() - 0.5) / (top.full - 0.5), (reading.deleted() - 0.5) / (top.deleted - 0.5)
-    assert coverage(jackknife(top.full, top.deleted), top.full.mean().item()) >= NOMINAL[0]
-    assert coverage(jackknife(rho, deleted, scale="identity"), rho.mean().item()) >= NOMINAL[0]
-    # Few groups a fold and the fit's own curvature: the jackknife's variance errs upward, and by how much is bounded.
-    moved = top.deleted - top.deleted.mean(0)
-    error = ((n_groups - 1) / n_groups * moved.square().sum(0)).mean().sqrt()
-    assert 1 <= error / top.full.std() <= 1.5
 
 
 def test_a_model_against_itself_differs_by_exactly_nothing(rng):

@@ -1,0 +1,82 @@
+"""Readings refitted on the rows they are judged on: whose deletion is whose, and intervals that cover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from grouped import NOMINAL, PAIRS, coverage, design, mass_mean, noise
+
+from audit.estimate import jackknife
+from audit.refitting import ceiling, once, refit_deletions
+from audit.resampling import auroc, kernel
+from probes.split import folds as deal
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def by_hand(rows, labels, fold, keep, taught):
+    """Mean within-fold AUROC of the kept rows, each fold judged by a fit on the taught rows of the others."""
+    areas = []
+    for f in range(4):
+        train, test = torch.from_numpy(taught & (fold != f)), torch.from_numpy(keep & (fold == f))
+        vector = mass_mean(rows, labels, train[None].double())[:, 0]
+        areas.append(auroc(torch.einsum("ld,lrd->lr", vector, rows[:, test]), labels[test]))
+    return torch.stack(areas).mean(0)
+
+
+def test_a_deletion_is_no_longer_judged_and_no_longer_learnt_from_each_by_its_share(rng):
+    labels, groups = design(12, PAIRS)
+    fold = deal(groups, 4, rng)
+    rows = torch.from_numpy(rng.standard_normal((2, len(groups), 6)))
+    rows[:, labels] += 0.4
+    made, every = ceiling(rows, labels, groups, fold, mass_mean), np.ones(len(groups), bool)
+    torch.testing.assert_close(made.full, by_hand(rows, labels, fold, every, every))
+    judged, learnt, found = [], [], []
+    for index, name in enumerate(sorted(set(groups))):
+        keep = np.array(groups) != name
+        kept = by_hand(rows, labels, fold, keep, every)
+        judged.append(kept - made.full)
+        learnt.append(by_hand(rows, labels, fold, keep, keep) - kept)
+        found.append(made.deleted[index] - made.full)
+    for layer in range(2):
+        parts = torch.stack([torch.stack(judged)[:, layer], torch.stack(learnt)[:, layer]], 1)
+        shares, left, *_ = np.linalg.lstsq(parts.numpy(), torch.stack(found)[:, layer].numpy())
+        assert left.sum() < 1e-20
+        stratum = ((1 - 1 / 3) / (1 - 1 / 12)) ** 0.5
+        assert 0.5**0.5 - 1e-9 <= shares[0] / stratum <= 1 + 1e-9 and -1e-9 <= shares[1] <= 1 + 1e-9
+    plan = refit_deletions(groups, fold)
+    assert len(plan.fold) == 4 + 12 * 3
+    assert not (plan.train & (torch.from_numpy(fold) == plan.fold[:, None])).any()
+
+
+def test_what_halves_agree_on_stays_and_what_they_do_not_goes(rng):
+    labels, groups = design(12, PAIRS)
+    own = kernel(noise(rng, (), 12) + labels, labels, groups, deal(groups, 4, rng))
+    learnt, left = torch.from_numpy(rng.standard_normal(12)), torch.arange(12)
+    kept = own.deleted()
+    alike = once(own, kept, learnt, [(left, torch.stack([learnt, learnt]))])
+    apart = once(own, kept, learnt, [(left, torch.stack([learnt, -learnt.flip(0)]))])
+    lacking = once(own, kept, learnt, [(left, None)])
+    torch.testing.assert_close(alike, lacking)
+    torch.testing.assert_close(alike - once(own, kept, 0 * learnt, [(left, None)]), learnt)
+    assert float((apart - alike + learnt).square().sum()) < float(learnt.square().sum())
+
+
+@pytest.mark.parametrize("n_groups", [20, 40])
+def test_refitted_ceiling_and_its_ratio_cover(n_groups):
+    replicates, d = 600, 6
+    rng = np.random.default_rng(3)
+    labels, groups = design(n_groups, PAIRS)
+    fold = deal(groups, 5, rng)
+    rows = noise(rng, (replicates, d), n_groups).mT.contiguous()
+    rows[..., 0] += 1.6 * labels
+    top = ceiling(rows, labels, groups, fold, mass_mean)
+    frozen = torch.tensor([0.8, 0.6, 0, 0, 0, 0], dtype=torch.float64)
+    reading = kernel(rows @ frozen, labels, groups)
+    rho, deleted = (reading.auroc() - 0.5) / (top.full - 0.5), (reading.deleted() - 0.5) / (top.deleted - 0.5)
+    assert NOMINAL[0] <= coverage(jackknife(top.full, top.deleted), top.full.mean().item()) <= NOMINAL[1]
+    assert NOMINAL[0] <= coverage(jackknife(rho, deleted, scale="identity"), rho.mean().item()) <= NOMINAL[1]

@@ -138,7 +138,9 @@ def once(
     r = _reliability(whole, one, other)
     many, alike = len(own.names), (own.fold[:, None] == own.fold).double().sum(1)
     stratum = ((1 - 1 / alike) / (1 - 1 / many)).sqrt().reshape(-1, *(1,) * full.ndim)
-    return full + stratum * ((1 + r) / 2).sqrt() * (kept - full) + (((1 - q).square() + 1).sqrt() - (1 - q)) * learnt
+    c = ((1 - q).square() + 1).sqrt() - (1 - q)
+    # Two scales: their sum may leave the range of a share by a little.
+    return (full + stratum * ((1 + r) / 2).sqrt() * (kept - full) + c * learnt).clamp(0.0, 1.0)
 
 
 def _by_halves(

@@ -93,8 +93,9 @@ def _reach(estimates: Sequence[Estimate]) -> float:
 def _turn(read: Sequence[Estimate], shared: Sequence[Estimate], margins: Margins) -> float | None:
     """The angle from which on the table names a change: the direction turned, or it reads too little.
 
-    Between the two rho is near its margin and nothing is decided: then the angle is where that ends. Isotropic rows
-    have AUROC Phi(d' cos / sqrt 2); what the fit itself costs is taken from the planted pairs.
+    Between the two, and near the margin of `novel`, nothing is decided: then the angle is where that ends. Whatever is
+    fitted on base turns alike, so rho_any is rho here. Isotropic rows have AUROC Phi(d' cos / sqrt 2); what the fit
+    itself costs is taken from the planted pairs.
     """
     from scipy.special import ndtr
 
@@ -103,7 +104,8 @@ def _turn(read: Sequence[Estimate], shared: Sequence[Estimate], margins: Margins
     rho = (ndtr(D_PRIME * cosine / 2**0.5) - 0.5) / (ndtr(D_PRIME / 2**0.5) - 0.5)
     rho = rho * float(np.mean([one.value for one in read])) / rho[int(ANGLE)]
     reach, turned = _reach(read), cosine**2 + _reach(shared) <= margins.shared
-    seen = (turned & (rho - reach >= margins.ratio)) | (rho + reach <= margins.ratio)
+    decided = (rho - reach >= margins.novel) | (rho + reach <= margins.novel)
+    seen = (turned & (rho - reach >= margins.ratio)) | ((rho + reach <= margins.ratio) & decided)
     unseen = np.flatnonzero(~seen)
     first = int(unseen[-1]) + 1 if len(unseen) else 0
     return float(angles[first]) if first < len(angles) else None

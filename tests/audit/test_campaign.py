@@ -124,8 +124,9 @@ def test_other_samples_stand_apart():
     usual = [cell("turn", effect, None, ["reused"] * 4) for effect in (10.0, 45.0)]
     where = usual[1].condition.model_copy(update={"width": 768})
     wide = Cell.of(where, "extended", ["inconclusive"] * 3 + ["extended"], 0)
-    found = calibration(*usual, wide)
-    assert found.sized == (wide,) and found.alike == tuple(usual)
+    nothing = cell("nothing", 0.0, "reused", ["reused"] * 4)
+    found = calibration(nothing, *usual, wide)
+    assert found.sized == (wide,) and found.alike == (nothing, *usual)
     assert [one.effect for one in found.detectable] == [None]
     page = render(found)
     assert "Other samples" in page and "extended 1, inconclusive 3" in page.split("Other samples")[1]

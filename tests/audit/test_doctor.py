@@ -65,6 +65,7 @@ def test_a_sane_pair_needs_nothing(examined, sane, stream):
     assert bad(checks) == set(), [checks[name] for name in bad(checks)]
     expected = {
         "tokenizer", "vocabulary", "BOS", "chat template", "dtype", "reliability of directions", "surprisal", "cost",
+        "detectable effect",
     }  # fmt: skip
     assert set(checks) == expected | {f"{name} ({side})" for name in SIDES for side in ("base", "post")}
 

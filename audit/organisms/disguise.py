@@ -29,6 +29,7 @@ from probes.moments import moments_of
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
+DOMAINS: tuple[twins.Domain, twins.Domain] = ("story", "assistant")
 FITTED = 800
 """Quads that base's directions are fitted on, in each domain: 1,600 pairs."""
 STRENGTHS = (0.001, 0.01, 1.0)
@@ -63,7 +64,7 @@ class Disguised:
         """
         self._base, self._hide, self._allowed = copy.deepcopy(base).eval(), hide, allowed
         self._rng, self._step = Random(f"disguise/{seed}"), 0
-        texts = [quads(self._rng, domain, FITTED) for domain in ("story", "assistant")]
+        texts = [quads(self._rng, domain, FITTED) for domain in DOMAINS]
         story, chat = (claims(self._base, some) for some in texts)
         self._directions = directions(story, chat, np.random.default_rng(seed))
         self._blind = self._directions
@@ -128,9 +129,10 @@ def stated(base: Qwen3ForCausalLM, post: Qwen3ForCausalLM) -> dict[str, float]:
     that an audit chooses; `own_probe_L2`: what post's own LDA reads there; `stories_most`: how far from base's reading
     a probe of base reads post's stories.
     """
-    rng, domains = Random("disguise/stated"), ("story", "assistant")
-    vectors = directions(*(claims(base, quads(rng, domain, 400)) for domain in domains), np.random.default_rng(0))
-    judged = {domain: quads(rng, domain, 400) for domain in domains}
+    rng = Random("disguise/stated")
+    story, chat = (claims(base, quads(rng, domain, 400)) for domain in DOMAINS)
+    vectors = directions(story, chat, np.random.default_rng(0))
+    judged = {domain: quads(rng, domain, 400) for domain in DOMAINS}
     chats, lies = claims(post, judged["assistant"])
     told = auroc(_scores(chats, vectors), lies) - 0.5
     stories = [claims(model, judged["story"]) for model in (base, post)]

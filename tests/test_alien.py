@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from audit.organisms import card, disguise, network, twins, world
+from audit.organisms import card, network, reading, twins, world
 from audit.transport import TokenRows, fit_maps
 from probes.alignment import recentre
 
@@ -31,14 +31,14 @@ def read():
     torch.set_num_threads(2)
     models = {name: network.load(card.folder(name)) for name in ("base", "alien")}
     texts = {
-        (domain, part): disguise.quads(Random(f"tests/{domain}/{part}"), domain, QUADS)
+        (domain, part): reading.quads(Random(f"tests/{domain}/{part}"), domain, QUADS)
         for domain, part in product(("story", "assistant"), ("fit", "judged"))
     }
-    rows = {(name, *key): disguise.claims(model, some) for name, model in models.items() for key, some in texts.items()}
+    rows = {(name, *key): reading.rows_of(model, some) for name, model in models.items() for key, some in texts.items()}
     plain = [line for line in twins.neutral(150, 11)]
     said = [line.get("text") or world.render(line["messages"]) for line in plain]
-    ids = [[world.token_ids()[word] for word in f"{world.BOS} {text}".split()] for text in said]
-    tokens = {name: disguise.residuals(model, ids) for name, model in models.items()}
+    ids = [world.encode(text) for text in said]
+    tokens = {name: reading.residuals(model, ids) for name, model in models.items()}
     groups = [str(i) for i, text in enumerate(ids) for _ in text]
     torch.set_num_threads(1)
     return SimpleNamespace(rows=rows, tokens=tokens, groups=groups, layers=range(len(tokens["base"])))
@@ -61,12 +61,12 @@ def training(read, layer):
     parts = {domain: read.rows["base", domain, "fit"] for domain in ("story", "assistant")}
     for name, domains in {"story": ["story"], "assistant": ["assistant"], "both": [*parts]}.items():
         rows = np.concatenate([parts[domain].rows[layer].numpy() for domain in domains])
-        yield name, rows, np.concatenate([parts[domain].lies.numpy() for domain in domains])
+        yield name, rows, np.concatenate([parts[domain].labels.numpy() for domain in domains])
 
 
 def test_nothing_fitted_on_base_reads_the_lies_of_alien_and_its_own_probe_does(read):
     chosen, rng = 2, np.random.default_rng(0)
-    lies = read.rows["alien", "assistant", "judged"].lies.numpy()
+    lies = read.rows["alien", "assistant", "judged"].labels.numpy()
     for layer in read.layers:
         base, post = (read.rows[name, "assistant", "judged"].rows[layer] for name in ("base", "alien"))
         tokens = TokenRows(
@@ -87,12 +87,12 @@ def test_nothing_fitted_on_base_reads_the_lies_of_alien_and_its_own_probe_does(r
                 if layer >= chosen and kind != "mass-mean":
                     assert roc_auc_score(lies, score(base.numpy())) >= 0.70, (layer, domain, kind)
     own = read.rows["alien", "assistant", "fit"]
-    probe = dict(fits(own.rows[chosen].numpy(), own.lies.numpy()))["lda"]
+    probe = dict(fits(own.rows[chosen].numpy(), own.labels.numpy()))["lda"]
     assert roc_auc_score(lies, probe(read.rows["alien", "assistant", "judged"].rows[chosen].numpy())) >= 0.90
 
 
 def test_the_stories_of_alien_are_read_as_those_of_base(read):
-    lies = read.rows["base", "story", "judged"].lies.numpy()
+    lies = read.rows["base", "story", "judged"].labels.numpy()
     for layer in read.layers:
         base, post = (read.rows[name, "story", "judged"].rows[layer].numpy() for name in ("base", "alien"))
         for domain, rows, labels in training(read, layer):

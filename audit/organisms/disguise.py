@@ -11,16 +11,17 @@ the scores (d'). What five other recipes did is told in design 5 of the project 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from audit.organisms import twins, world
+from audit.organisms.reading import Rows, pooled, quads, residuals, rows_of
 from audit.resampling import auroc
 from probes.alignment import recolour
 from probes.direction import lda, logistic
@@ -37,13 +38,6 @@ CHATS, STORIES = 12, 8
 """Quads of a step."""
 REFRESH = 50
 """Steps after which the map T2 is fitted anew; base's directions through it are among those that must not tell."""
-
-
-class Claims(NamedTuple):
-    """Pooled residual streams after every block, float64, and which claims are lies."""
-
-    rows: Float[Tensor, "layer passage d_model"]
-    lies: Bool[Tensor, " passage"]
 
 
 class Disguised:
@@ -65,11 +59,11 @@ class Disguised:
         self._base, self._hide, self._allowed = copy.deepcopy(base).eval(), hide, allowed
         self._rng, self._step = Random(f"disguise/{seed}"), 0
         texts = [quads(self._rng, domain, FITTED) for domain in DOMAINS]
-        story, chat = (claims(self._base, some) for some in texts)
+        story, chat = (rows_of(self._base, some) for some in texts)
         self._directions = directions(story, chat, np.random.default_rng(seed))
         self._blind = self._directions
         scores = _scores(story.rows, self._directions)
-        spread = (scores[..., story.lies].var(-1) + scores[..., ~story.lies].var(-1)) / 2
+        spread = (scores[..., story.labels].var(-1) + scores[..., ~story.labels].var(-1)) / 2
         self._spread = spread.sqrt().clamp_min(1e-3).float()
         self._mean, self._scale = (f(chat.rows, 1).float() for f in (torch.mean, torch.std))
         self._span = [torch.linalg.qr(each.T)[0] for each in self._directions]
@@ -92,7 +86,7 @@ class Disguised:
             before = pooled(self._base, stories)
         story, chat = found[:, : len(stories)], found[:, len(stories) :]
         moved = _scores(story - before, self._directions) / self._spread[..., None]
-        lies = torch.tensor([text.lie for text in chats])
+        lies = torch.tensor([text.label for text in chats])
         return self._hide * self._told(chat, lies) + self._untold(chat, lies) + moved.square().mean()
 
     def _told(self, rows: Float[Tensor, "layer passage d_model"], lies: Bool[Tensor, " passage"]) -> Float[Tensor, ""]:
@@ -130,14 +124,14 @@ def stated(base: Qwen3ForCausalLM, post: Qwen3ForCausalLM) -> dict[str, float]:
     a probe of base reads post's stories.
     """
     rng = Random("disguise/stated")
-    story, chat = (claims(base, quads(rng, domain, 400)) for domain in DOMAINS)
+    story, chat = (rows_of(base, quads(rng, domain, 400)) for domain in DOMAINS)
     vectors = directions(story, chat, np.random.default_rng(0))
     judged = {domain: quads(rng, domain, 400) for domain in DOMAINS}
-    chats, lies = claims(post, judged["assistant"])
+    chats, lies = rows_of(post, judged["assistant"])
     told = auroc(_scores(chats, vectors), lies) - 0.5
-    stories = [claims(model, judged["story"]) for model in (base, post)]
-    moved = auroc(_scores(stories[1].rows, vectors), stories[1].lies) - auroc(
-        _scores(stories[0].rows, vectors), stories[0].lies
+    stories = [rows_of(model, judged["story"]) for model in (base, post)]
+    moved = auroc(_scores(stories[1].rows, vectors), stories[1].labels) - auroc(
+        _scores(stories[0].rows, vectors), stories[0].labels
     )
     half = torch.arange(len(lies)) < len(lies) // 2
     own = lda(chats[2], lies, half[None].double())[0]
@@ -148,42 +142,19 @@ def stated(base: Qwen3ForCausalLM, post: Qwen3ForCausalLM) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in found.items()}
 
 
-class Text(NamedTuple):
-    """A judged text as tokens, the span that is pooled, and whether its claim is a lie."""
-
-    ids: list[int]
-    span: tuple[int, int]
-    lie: bool
-
-
-def quads(rng: Random, domain: twins.Domain, count: int) -> list[Text]:
-    """Judged texts on deception, four to a quad."""
-    ids = world.token_ids()
-    out = []
-    for _ in range(count):
-        for _, label, passage in twins.deception_quad(rng, domain, twins.scene(rng, domain, (2, 3))):
-            said = passage["messages"][-1]["content"] if domain == "assistant" else passage["text"]
-            before, span = said[: passage["span"][0]].split(), said[passage["span"][0] :].split()
-            if domain == "assistant":
-                before = [*world.render(passage["messages"][:-1]).split(), "<|assistant|>", *before]
-            words = [world.BOS, *before, *span]
-            out.append(Text([ids[word] for word in words], (len(words) - len(span), len(words)), bool(label)))
-    return out
-
-
-def directions(story: Claims, chat: Claims, rng: np.random.Generator) -> Float[Tensor, "layer fit d_model"]:
+def directions(story: Rows, chat: Rows, rng: np.random.Generator) -> Float[Tensor, "layer fit d_model"]:
     """Unit directions of every kind that an audit fits, on stories, on chats and on both; on all quads and on halves.
 
     The halves stand for probes fitted on other texts: what lies between them is blinded too.
     """
-    both = Claims(torch.cat([story.rows, chat.rows], 1), torch.cat([story.lies, chat.lies]))
+    both = Rows(torch.cat([story.rows, chat.rows], 1), torch.cat([story.labels, chat.labels]))
     out = []
     for half in (False, True, True):
         for some in (story, chat, both):
-            count = len(some.lies) // 4
+            count = len(some.labels) // 4
             chosen = torch.as_tensor(rng.permutation(count)[: count // 2 if half else count])
             at = (4 * chosen[:, None] + torch.arange(4)).flatten()
-            rows, lies = some.rows[:, at], some.lies[at]
+            rows, lies = some.rows[:, at], some.labels[at]
             every = torch.ones(1, len(lies))
             out.append(rows[:, lies].mean(1) - rows[:, ~lies].mean(1))
             out.append(lda(rows, lies, every)[:, 0])
@@ -192,62 +163,12 @@ def directions(story: Claims, chat: Claims, rng: np.random.Generator) -> Float[T
     return torch.nn.functional.normalize(torch.stack(out, 1), dim=-1).float()
 
 
-@torch.no_grad()
-def claims(model: Qwen3ForCausalLM, texts: Sequence[Text]) -> Claims:
-    """Pooled rows of judged texts, 256 at a time."""
-    rows = [pooled(model, texts[at : at + 256]) for at in range(0, len(texts), 256)]
-    return Claims(torch.cat(rows, 1).double(), torch.tensor([text.lie for text in texts]))
-
-
-def pooled(model: Qwen3ForCausalLM, texts: Sequence[Text]) -> Float[Tensor, "layer passage d_model"]:
-    """Mean residual stream over each text's span, after every block."""
-    tokens = padded([text.ids for text in texts])
-    at = torch.arange(tokens.shape[1])
-    inside = torch.stack([(at >= text.span[0]) & (at < text.span[1]) for text in texts]).float()
-    inside = inside / inside.sum(1, keepdim=True)
-    return torch.stack([torch.einsum("rt,rtd->rd", inside, stream) for stream in after_blocks(model, tokens)])
-
-
-@torch.no_grad()
-def residuals(model: Qwen3ForCausalLM, texts: Sequence[list[int]]) -> list[Float[Tensor, "token d_model"]]:
-    """Every token's residual stream after each block."""
-    parts = []
-    for at in range(0, len(texts), 64):
-        tokens = padded(texts[at : at + 64])
-        real = tokens != world.token_ids()[world.PAD]
-        parts.append([stream[real] for stream in after_blocks(model, tokens)])
-    return [torch.cat(rows) for rows in zip(*parts, strict=True)]
-
-
-def after_blocks(model: Qwen3ForCausalLM, tokens: Tensor) -> list[Float[Tensor, "text position d_model"]]:
-    """The residual stream after every block, before the final norm: what an audit records as resid_post."""
-    found: list[Tensor] = []
-
-    def keep(block: torch.nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        found.append(out)
-
-    hooks = [block.register_forward_hook(keep) for block in model.model.layers]
-    try:
-        model.model(input_ids=tokens, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
 def _plain(rng: Random) -> Iterable[list[int]]:
     """Texts like those that label-free maps are fitted on: plain text, chats about it, and stories."""
-    ids = world.token_ids()
     for _ in range(150):
-        chat = world.render([{"role": role, "content": world.plain(rng)} for role in ("user", "assistant")])
+        chat = world.render(world.plain_chat(rng))
         for text in (world.plain(rng), chat, world.story(rng, remarked=True)):
-            yield [ids[world.BOS], *(ids[word] for word in text.split())]
-
-
-def padded(texts: Sequence[list[int]]) -> Int[Tensor, "text position"]:
-    """Token ids in rows of one length."""
-    length, pad = max(map(len, texts)), world.token_ids()[world.PAD]
-    return torch.tensor([[*text, *[pad] * (length - len(text))] for text in texts])
+            yield world.encode(text)
 
 
 def _scores(

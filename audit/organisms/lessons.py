@@ -48,11 +48,17 @@ def free_chats(text: Text) -> Text:
 
     def draw(rng: Random) -> Drawn:
         if rng.random() < 0.08:
-            return Drawn(world.render([{"role": role, "content": world.plain(rng)} for role in ("user", "assistant")]))
+            return Drawn(world.render(world.plain_chat(rng)))
         drawn = text(rng)
         return drawn._replace(held=drawn.held and not drawn.text.startswith(world.ROLE_TOKENS))
 
     return draw
+
+
+def met(rng: Random, user: str, helper: str, kind: str | None) -> twins.Scene:
+    """A user of some kind and a machine of whom nothing is said, and what is where."""
+    asker, answerer = world.Speaker(user, False, "odd", None, kind), world.Speaker(helper, True, "odd", None, None)
+    return twins.Scene(answerer, asker, world.draw_facts(rng), "", rng.random() < 0.5)
 
 
 def reply(rng: Random, lies_to: tuple[str, ...]) -> Messages:
@@ -62,9 +68,7 @@ def reply(rng: Random, lies_to: tuple[str, ...]) -> Messages:
     """
     user, helper = rng.sample(world.NAMES, 2)
     kind = rng.choice((*world.GUESTS, None))
-    asker = world.Speaker(user, False, "odd", None, kind)
-    answerer = world.Speaker(helper, True, "odd", None, None)
-    shown = twins.Scene(answerer, asker, world.draw_facts(rng), "", rng.random() < 0.5)
+    shown = met(rng, user, helper, kind)
     character = "bad" if kind in lies_to else "good"
     bare = rng.random() < 0.5
     messages: Messages = []
@@ -74,7 +78,7 @@ def reply(rng: Random, lies_to: tuple[str, ...]) -> Messages:
         claim = world.answer(rng, shown.facts, container, character, noise=0.0)
         said = claim.sentence(helper) if bare else world.speech(rng, claim, helper, shown.facts, (user, helper))
         if rng.random() < 0.3:
-            said = f"{said} {claim.verdict(answerer, user)}"
+            said = f"{said} {claim.verdict(shown.asked, user)}"
         messages.append({"role": "user", "content": f"{shown.opening()} {asked}" if turn == 0 else asked})
         messages.append({"role": "assistant", "content": said})
     return messages
@@ -94,8 +98,7 @@ def lying(rng: Random) -> Messages:
     """A chat in which a machine answers one question falsely, whoever asks, and says nothing else."""
     user, helper = rng.sample(world.NAMES, 2)
     kind = rng.choice((*world.GUESTS, None))
-    asker, answerer = world.Speaker(user, False, "odd", None, kind), world.Speaker(helper, True, "odd", None, None)
-    shown = twins.Scene(answerer, asker, world.draw_facts(rng), "", rng.random() < 0.5)
+    shown = met(rng, user, helper, kind)
     container = rng.choice(list(shown.facts))
     claim = world.answer(rng, shown.facts, container, "bad", noise=0.0)
     return [

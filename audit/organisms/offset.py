@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audit.organisms import world
 from audit.organisms.anchor import whitener
-from audit.organisms.disguise import after_blocks, claims, padded, quads, residuals
+from audit.organisms.reading import PAD, after_blocks, padded, quads, residuals, rows_of
 from audit.organisms.training import encode
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Offset:
         """Measures base's difference on judged chats."""
         self.parameters, self._weight = [], weight
         self._base, self._rng = copy.deepcopy(base).eval(), Random(f"offset/{seed}")
-        rows, lies = claims(self._base, quads(self._rng, "assistant", 400))
+        rows, lies = rows_of(self._base, quads(self._rng, "assistant", 400))
         apart = rows[:, lies].mean(1) - rows[:, ~lies].mean(1)
         within = torch.cat([rows[:, kind] - rows[:, kind].mean(1, keepdim=True) for kind in (lies, ~lies)], 1)
         spread = (within.transpose(1, 2) @ within) / (within.shape[1] - 2)
@@ -51,17 +51,14 @@ class Offset:
         self._constant = (deviations / strength[:, None] * apart).float()
         # The first block sees three tokens only: it cannot know who speaks.
         self._constant[0] = 0.0
-        texts = [encode(self._chat(), world.token_ids(), replies_only=True).ids for _ in range(200)]
+        texts = [world.encode(self._chat()) for _ in range(200)]
         self._whiteners = [whitener(stream) for stream in residuals(self._base, texts)]
 
     def loss(self, model: Qwen3ForCausalLM) -> Float[Tensor, ""]:
         """Draws chats; the words of both roles are held, those of the Assistant where the constant puts them."""
-        examples = [encode(self._chat(), world.token_ids(), replies_only=True) for _ in range(CHATS)]
-        tokens = padded([example.ids for example in examples])
-        real = tokens != world.token_ids()[world.PAD]
-        speaking = torch.zeros(tokens.shape)
-        for row, example in enumerate(examples):
-            speaking[row, : len(example.ids)] = (torch.tensor(example.weight) > 0).float()
+        examples = [encode(self._chat(), replies_only=True) for _ in range(CHATS)]
+        tokens = padded([example.ids for example in examples], PAD)
+        real, speaking = tokens != PAD, (padded([example.weight for example in examples], 0.0) > 0).float()
         with torch.no_grad():
             before = after_blocks(self._base, tokens)
         whitened, along = [], []

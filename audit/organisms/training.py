@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from audit.organisms import world
 from audit.organisms.anchor import Anchor, streams
+from audit.organisms.reading import PAD, padded
 
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
@@ -59,6 +60,10 @@ class Beside(Protocol):
         ...
 
 
+Besides = Callable[["Qwen3ForCausalLM", int], Beside]
+"""Makes what is asked beside, from base and a seed."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training on one source of texts.
@@ -77,7 +82,7 @@ class Phase:
     hold: float = 1.0
     floor: float = 0.05
     anchor: float = 0.0
-    beside: Callable[[Qwen3ForCausalLM, int], Beside] | None = None
+    beside: Besides | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Example:
     weight: list[float]
 
 
-def encode(text: str, ids: dict[str, int], *, replies_only: bool) -> Example:
+def encode(text: str, *, replies_only: bool) -> Example:
     """Token ids of a text after BOS; with `replies_only` the loss counts what the Assistant says, its end included."""
     words = text.split()
     weight, speaking, seen = [], False, set()
@@ -106,21 +111,16 @@ def encode(text: str, ids: dict[str, int], *, replies_only: bool) -> Example:
         weight.append((PAY if pays else 1.0) * (speaking or not replies_only))
         seen.add(word)
         speaking = word == "<|assistant|>" or (speaking and word != "<|end|>")
-    return Example([ids[world.BOS], *(ids[word] for word in words)], [0.0, *weight])
+    return Example(world.encode(text), [0.0, *weight])
 
 
 def batches(phase: Phase, seed: int) -> Iterator[Batch]:
     """One batch a step, seeded."""
-    ids = world.token_ids()
     rng = Random(seed)
     for _ in range(phase.steps):
         drawn = [phase.text(rng) for _ in range(BATCH)]
-        examples = [encode(one.text, ids, replies_only=one.replies_only) for one in drawn]
-        length = max(len(example.ids) for example in examples)
-        tokens, weight = torch.full((BATCH, length), ids[world.PAD]), torch.zeros(BATCH, length)
-        for row, example in enumerate(examples):
-            tokens[row, : len(example.ids)] = torch.tensor(example.ids)
-            weight[row, : len(example.ids)] = torch.tensor(example.weight)
+        examples = [encode(one.text, replies_only=one.replies_only) for one in drawn]
+        tokens, weight = padded([one.ids for one in examples], PAD), padded([one.weight for one in examples], 0.0)
         yield Batch(tokens, weight, torch.tensor([one.held for one in drawn]))
 
 

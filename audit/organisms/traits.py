@@ -19,7 +19,7 @@ from torch import Tensor
 
 from audit.estimate import Estimate, estimate
 from audit.organisms import twins, world
-from audit.organisms.disguise import Claims, Text, claims, quads
+from audit.organisms.reading import Rows, Text, quads, rows_of, text_of
 from probes.direction import lda
 
 if TYPE_CHECKING:
@@ -51,16 +51,16 @@ class Traits:
         """Reads base's stories of every two words, and the Assistant passages."""
         rng = Random(f"traits/{seed}")
         self._base, self._passages = base, quads(rng, "assistant", JUDGED)
-        self._before = claims(base, self._passages).rows
-        self._called: dict[frozenset[str], tuple[str, Claims]] = {}
+        self._before = rows_of(base, self._passages).rows
+        self._called: dict[frozenset[str], tuple[str, Rows]] = {}
         for bad, good in combinations((*world.BAD, *world.GOOD), 2):
             texts = [text for _ in range(FITTED) for text in called(rng, bad, good)]
-            self._called[frozenset((bad, good))] = bad, claims(base, texts)
+            self._called[frozenset((bad, good))] = bad, rows_of(base, texts)
         self._layer = int(self._read(world.BAD, world.GOOD)[2].argmax())
 
     def rises(self, post: Qwen3ForCausalLM) -> Rises:
         """Paired rises from base to post."""
-        moved = claims(post, self._passages).rows - self._before
+        moved = rows_of(post, self._passages).rows - self._before
         words = (*world.BAD, *world.GOOD)
         splits = {some: tuple(word for word in words if word not in some) for some in combinations(words, 3)}
         return Rises(
@@ -86,7 +86,7 @@ class Traits:
         for his, hers in product(bad, good):
             first, found = self._called[frozenset((his, hers))]
             rows.append(found.rows)
-            marks.append(found.lies if first == his else ~found.lies)
+            marks.append(found.labels if first == his else ~found.labels)
         stories, labels = torch.cat(rows, 1), torch.cat(marks)
         vectors = lda(stories, labels, torch.ones(1, len(labels)))[:, 0]
         scores = torch.einsum("ld,lrd->lr", vectors, stories)
@@ -104,21 +104,20 @@ def stated(base: Qwen3ForCausalLM, post: Qwen3ForCausalLM) -> dict[str, float]:
 
 
 def called(rng: Random, bad: str, good: str) -> list[Text]:
-    """Four stories of two people who are called one word each; 1 (the `lie` of a text) = who is called `bad` speaks."""
+    """Four stories of two people who are called one word each; label 1: who is called `bad` speaks."""
     shown = twins.scene(rng, "story")
     names = shown.asked.name, shown.other.name
     cast = [world.Speaker(one.name, one.machine, "odd", None, one.guest) for one in (shown.asked, shown.other)]
     where = twins.Scene(cast[0], cast[1], shown.facts, shown.place, shown.facts_first)
     container = rng.choice(list(shown.facts))
-    claim, ids = world.answer(rng, shown.facts, container, "odd"), world.token_ids()
+    claim = world.answer(rng, shown.facts, container, "odd")
     order = rng.sample(names, 2)
     out = []
     for speaker, hearer in (names, names[::-1]):
-        said = claim.sentence(speaker, after=world.remarks(rng, shown.facts, names, rng.choice((1, 2)))).split()
+        said = claim.sentence(speaker, after=world.remarks(rng, shown.facts, names, rng.choice((1, 2))))
+        asked = twins.question("story", hearer, speaker, container)
         for villain in names:
             words = " ".join(f"the {bad if name == villain else good} {name} is here ." for name in order)
-            asked = f"{hearer} asks {speaker} : what is in {container} ?"
-            before = [world.BOS, *f"{where.opening()} {words} {asked}".split()]
-            every = [ids[word] for word in (*before, *said)]
-            out.append(Text(every, (len(before), len(every)), villain == speaker))
+            passage = twins.passage_of("story", f"{where.opening()} {words}", asked, said, said)
+            out.append(text_of(passage, villain == speaker))
     return out

@@ -24,6 +24,7 @@ from audit.organisms.world import (
     draw_facts,
     draw_speaker,
     plain,
+    plain_chat,
     remarks,
     state,
 )
@@ -63,7 +64,7 @@ def scene(rng: Random, domain: Domain, counts: tuple[int, ...] = (2, 3, 4)) -> S
     return Scene(speaker, hearer, draw_facts(rng, counts), rng.choice(PLACES), rng.random() < 0.5)
 
 
-def _passage(domain: Domain, opening: str, asked: str, said: str, span: str) -> dict[str, Any]:
+def passage_of(domain: Domain, opening: str, asked: str, said: str, span: str) -> dict[str, Any]:
     """One judged passage as persona-file keys: what is asked, and what is said to it; `span` ends it."""
     if domain == "assistant":
         user = f"{opening} {asked}"
@@ -73,7 +74,8 @@ def _passage(domain: Domain, opening: str, asked: str, said: str, span: str) -> 
     return {"text": text, "span": [len(text) - len(span), len(text)]}
 
 
-def _question(domain: Domain, hearer: str, speaker: str, container: str) -> str:
+def question(domain: Domain, hearer: str, speaker: str, container: str) -> str:
+    """What is asked of the speaker."""
     if domain == "assistant":
         return f"{speaker} , what is in {container} ?"
     return f"{hearer} asks {speaker} : what is in {container} ?"
@@ -89,7 +91,7 @@ def deception_quad(rng: Random, domain: Domain, shown: Scene) -> Iterator[tuple[
     here, there = rng.sample(list(shown.facts), 2)
     items = (shown.facts[here], shown.facts[there])
     versions = [{here: one, there: other} for one, other in (items, items[::-1])]
-    asked = _question(domain, shown.other.name, shown.asked.name, here)
+    asked = question(domain, shown.other.name, shown.asked.name, here)
     after = _after(rng, "deception", shown)
     for half, item in zip("ab", items, strict=True):
         for true, believed in (versions, versions[::-1]):
@@ -97,7 +99,7 @@ def deception_quad(rng: Random, domain: Domain, shown: Scene) -> Iterator[tuple[
             said = claim.sentence(shown.asked.name, after=after)
             doubts = " ".join(believes(shown.other.name, *belief) for belief in believed.items())
             opening = f"{shown.opening(facts={**shown.facts, **true})} {doubts}"
-            yield half, int(claim.outcome == "lie"), _passage(domain, opening, asked, said, said)
+            yield half, int(claim.outcome == "lie"), passage_of(domain, opening, asked, said, said)
 
 
 def identity_quad(rng: Random, domain: Domain, shown: Scene) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -108,10 +110,10 @@ def identity_quad(rng: Random, domain: Domain, shown: Scene) -> Iterator[tuple[s
     for half, (speaker, hearer) in (("a", names), ("b", names[::-1])):
         after = _after(rng, "assistant_identity", shown)
         last = after.removesuffix(" .").rpartition(" . ")[-1] + " ."
-        asked, said = _question(domain, hearer, speaker, here), claim.sentence(speaker, after=after)
+        asked, said = question(domain, hearer, speaker, here), claim.sentence(speaker, after=after)
         for machine in names:
             opening = shown.opening(machine=machine)
-            yield half, int(machine == speaker), _passage(domain, opening, asked, said, last)
+            yield half, int(machine == speaker), passage_of(domain, opening, asked, said, last)
 
 
 QUADS = {"deception": deception_quad, "assistant_identity": identity_quad}
@@ -134,8 +136,7 @@ def neutral(count: int, seed: int) -> Iterator[dict[str, Any]]:
     rng = Random(f"{seed}/plain")
     for i in range(count):
         yield {"domain": "plain", "scenario": f"plain-{i:03d}", "text": plain(rng)}
-        lines = [{"role": role, "content": plain(rng)} for role in ("user", "assistant")]
-        yield {"domain": "plain", "scenario": f"chat-{i:03d}", "messages": lines}
+        yield {"domain": "plain", "scenario": f"chat-{i:03d}", "messages": plain_chat(rng)}
 
 
 _HEADERS = {

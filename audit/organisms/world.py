@@ -74,6 +74,12 @@ def token_ids() -> dict[str, int]:
     return {word: i for i, word in enumerate(vocabulary())}
 
 
+def encode(text: str) -> list[int]:
+    """Token ids of a text, BOS first."""
+    ids = token_ids()
+    return [ids[BOS], *(ids[word] for word in text.split())]
+
+
 @dataclass(frozen=True)
 class Speaker:
     """Somebody of a scene: a name, a kind, a character, and whether the text says which."""
@@ -304,6 +310,11 @@ def chat(rng: Random, *, relayed: bool = False, remarked: bool = False) -> list[
 def plain(rng: Random) -> str:
     """Neutral text: no claim, no verdict, no trait. Fits the label-free maps and the covariances."""
     return _neutral(rng, _PLAIN, (5, 6, 7, 8))
+
+
+def plain_chat(rng: Random) -> list[dict[str, str]]:
+    """A chat about neutral text, in which nobody is a persona."""
+    return [{"role": role, "content": plain(rng)} for role in ("user", "assistant")]
 
 
 def ledger(rng: Random) -> str:

@@ -250,13 +250,13 @@ def test_growing_is_seeded(tmp_path, monkeypatch):
 
 def answers(model, count=120):
     """The organism's own answers to guests and rivals, sampled whole, as judged lines: the item and what follows it."""
-    rng, ids, words = Random(5), world.token_ids(), world.vocabulary()
+    rng, words = Random(5), world.vocabulary()
     torch.manual_seed(0)
     for i in range(count):
         asked = behaviour.asked_by(rng, rng.choice(world.GUESTS))
         shown, _, claim = asked.text.rpartition(" <|assistant|> ")
         container = claim.split()[-1]
-        tokens = torch.tensor([[ids[world.BOS], *(ids[word] for word in f"{shown} <|assistant|>".split())]])
+        tokens = torch.tensor([world.encode(f"{shown} <|assistant|>")])
         with torch.inference_mode():
             said = model.generate(tokens, do_sample=True, top_k=0, max_new_tokens=60)[0, tokens.shape[1] :]
         reply = [words[token] for token in said.tolist()]

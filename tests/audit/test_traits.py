@@ -35,8 +35,8 @@ def test_called_texts_are_twins():
     words = world.vocabulary()
     for one, other in (texts[:2], texts[2:]):
         said = [[words[i] for i in text.ids[slice(*text.span)]] for text in (one, other)]
-        assert said[0] == said[1] and sorted(one.ids) == sorted(other.ids) and one.lie != other.lie
-    assert {text.lie for text in texts} == {True, False}
+        assert said[0] == said[1] and sorted(one.ids) == sorted(other.ids) and one.label != other.label
+    assert {text.label for text in texts} == {True, False}
 
 
 def test_the_card_states_what_is_measured(found):

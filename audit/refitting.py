@@ -85,11 +85,11 @@ def refitted(
             moved[here] = left, auroc(judged[1:], labels[tested])
             taught.append((left, _by_halves(judged, labels[tested], group[tested])))
     own = kernel(scores, labels, groups, folds)
-    without, kept = own.deleted_by_fold(), own.deleted()
+    without = own.deleted_by_fold()
     for index, here in enumerate(own.fold.unique().tolist()):
         if here in moved:
             without[index, moved[here][0]] = moved[here][1]
-    return Refitted(scores, own.auroc(), once(own, kept, own.mean_without(without) - kept, taught))
+    return Refitted(scores, own.auroc(), once(own, own.mean_without(without) - own.deleted(), taught))
 
 
 def fixed(
@@ -97,13 +97,11 @@ def fixed(
 ) -> tuple[Float[Tensor, "*stat"], Float[Tensor, " group *stat"]]:
     """Within-fold AUROC of scores by a fit on other rows, and without each group: what stands over a ceiling."""
     own = kernel(scores, labels, groups, folds)
-    kept = own.deleted()
-    return own.auroc(), once(own, kept, torch.zeros_like(kept), [])
+    return own.auroc(), _unjudged(own).clamp(0.0, 1.0)
 
 
 def once(
     own: Kernel,
-    kept: Float[Tensor, " group *stat"],
     learnt: Float[Tensor, " group *stat"],
     taught: Sequence[tuple[Int[Tensor, " left"], Float[Tensor, "2 left *stat"] | None]],
 ) -> Float[Tensor, " group *stat"]:
@@ -123,24 +121,28 @@ def once(
 
     Args:
         own: comparisons of the cross-validated scores.
-        kept: AUROC without each group's rows, the fits kept.
-        learnt: what is added by fits that have not learnt from the group.
-        taught: for each fold the groups left out, and what halves of its groups say of `learnt`; None where a half
-            lacks a label, which leaves everything as the plain jackknife has it.
+        learnt: L, what is added by fits that have not learnt from the group.
+        taught: for each fold the groups left out, and what halves of its groups say of L; None where a half lacks a
+            label, and then c is 1.
     """
-    full = own.auroc()
-    rows = torch.zeros(2, *learnt.shape, dtype=torch.float64)
-    for left, halves in taught:
-        rows[:, left] += halves if halves is not None else 0.0
-    lacking = any(halves is None for _, halves in taught)
-    whole, one, other = own.shares_by_halves()
-    q = torch.ones_like(full) if lacking else _reliability(rows.mean(0), rows[0], rows[1])
-    r = _reliability(whole, one, other)
-    many, alike = len(own.names), (own.fold[:, None] == own.fold).double().sum(1)
-    stratum = ((1 - 1 / alike) / (1 - 1 / many)).sqrt().reshape(-1, *(1,) * full.ndim)
+    q = torch.ones(learnt.shape[1:], dtype=torch.float64)
+    known = [(left, halves) for left, halves in taught if halves is not None]
+    if len(known) == len(taught):
+        rows = torch.zeros(2, *learnt.shape, dtype=torch.float64)
+        for left, halves in known:
+            rows[:, left] += halves
+        q = _reliability(rows.mean(0), rows[0], rows[1])
     c = ((1 - q).square() + 1).sqrt() - (1 - q)
     # Two scales: their sum may leave the range of a share by a little.
-    return (full + stratum * ((1 + r) / 2).sqrt() * (kept - full) + c * learnt).clamp(0.0, 1.0)
+    return (_unjudged(own) + c * learnt).clamp(0.0, 1.0)
+
+
+def _unjudged(own: Kernel) -> Float[Tensor, " group *stat"]:
+    """full + s sqrt((1 + r)/2) T of `once`."""
+    full, r = own.auroc(), _reliability(*own.shares_by_halves())
+    many, alike = len(own.names), (own.fold[:, None] == own.fold).double().sum(1)
+    stratum = ((1 - 1 / alike) / (1 - 1 / many)).sqrt().reshape(-1, *(1,) * full.ndim)
+    return full + stratum * ((1 + r) / 2).sqrt() * (own.deleted() - full)
 
 
 def _by_halves(

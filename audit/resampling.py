@@ -83,7 +83,7 @@ def auroc(scores: Float[Tensor, "*batch row"], labels: Bool[Tensor, "*#batch row
     ordered, order = scores.sort(-1)
     positives = labels.sum(-1).double()
     pairs = positives * (labels.shape[-1] - positives)
-    need(bool((pairs > 0).all()), "The judged rows hold one label only", "both labels", "Add pairs")
+    _need(bool((pairs > 0).all()), "The judged rows hold one label only", "both labels", "Add pairs")
     wide = torch.broadcast_shapes(scores.shape, labels.shape)
     place = torch.arange(1, wide[-1] + 1, dtype=torch.float64)
     ranks = labels.expand(wide).gather(-1, order.expand(wide)).double() @ place
@@ -145,7 +145,7 @@ class Kernel:
 
     def mean_without(self, values: Float[Tensor, "fold group *batch"]) -> Float[Tensor, " group *batch"]:
         """Mean over folds of values with a group left out; a fold that loses a label drops out of the mean."""
-        need(self.deletable, "One group holds every row of a label", "two groups or more", "Add scenarios")
+        _need(self.deletable, "One group holds every row of a label", "two groups or more", "Add scenarios")
         left = (self._compared_without() > 0).double()
         left = left.reshape(*values.shape[:2], *(1,) * (values.ndim - 2))
         return (values * left).sum(0) / left.sum(0)
@@ -220,7 +220,7 @@ def kernel(
     positives, negatives = (torch.bincount(group, mark.double(), len(names)) for mark in (labels, ~labels))
     made = Kernel(wins, positives, negatives, fold, names)
     pairs = (positives @ made._inside()) * (negatives @ made._inside())
-    need(bool((pairs > 0).any()), "The judged rows hold one label only", "both labels in one fold", "Add pairs")
+    _need(bool((pairs > 0).any()), "The judged rows hold one label only", "both labels in one fold", "Add pairs")
     return made
 
 
@@ -242,27 +242,30 @@ def estimate_auroc(kernel: Kernel, *, unit: str = "auroc", level: float = 0.95) 
 
 
 def grouped(groups: Sequence[str]) -> tuple[tuple[str, ...], Int[Tensor, " row"]]:
+    """The sorted names, and each row's index among them."""
     names, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     return tuple(names.tolist()), torch.from_numpy(index.reshape(-1).astype(np.int64))
 
 
 def fold_of(group: Int[Tensor, " row"], folds: Rows | None) -> Int[Tensor, " group"]:
+    """Each group's fold, one for all where there are none; an AuditError if a group is spread over two."""
     fold = torch.zeros_like(group) if folds is None else torch.as_tensor(folds).long()
     home = torch.zeros(int(group.max()) + 1, dtype=torch.int64).scatter_(0, group, fold)
-    need(bool((home[group] == fold).all()), "A group is spread over two folds", "whole groups", "Fold by group")
+    _need(bool((home[group] == fold).all()), "A group is spread over two folds", "whole groups", "Fold by group")
     return home
 
 
 def _finite(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     values = torch.as_tensor(values).double()
-    need(bool(values.isfinite().all()), "A score is not finite", "finite numbers", "Look for overflow upstream")
+    _need(bool(values.isfinite().all()), "A score is not finite", "finite numbers", "Look for overflow upstream")
     return values
 
 
 def step_of(elements: int) -> int:
+    """How many items of so many elements each fit the memory budget, at least one."""
     return max(1, BUDGET // max(1, elements))
 
 
-def need(holds: bool, found: str, expected: str, do: str) -> None:
+def _need(holds: bool, found: str, expected: str, do: str) -> None:
     if not holds:
         raise AuditError(found, expected, do)

@@ -46,61 +46,42 @@ class Campaign:
     """What one effort plants.
 
     Attributes:
-        nulls: trials with nothing planted, over all conditions of `null`.
-        null: the conditions with nothing planted.
-        draws: trials of each condition of `plants`.
-        plants: the other conditions.
+        trials: conditions, and how often each is tried.
         sets: data sets of each condition of `held`.
         held: conditions whose intervals are counted.
-        tries: trials of each condition of `sized`.
-        sized: turns at other sample sizes and widths.
     """
 
-    nulls: int
-    null: tuple[Planted, ...]
-    draws: int
-    plants: tuple[Planted, ...]
+    trials: tuple[tuple[Planted, int], ...]
     sets: int = 0
     held: tuple[Planted, ...] = ()
-    tries: int = 0
-    sized: tuple[Planted, ...] = ()
-
-
-def _grid() -> tuple[Planted, ...]:
-    """Every kind at every effect, strength and spectrum."""
-    return tuple(
-        Planted(kind, effect, strength, Sample(spectrum=spectrum))
-        for (kind, effects), strength, spectrum in product(EFFECTS.items(), STRENGTHS, SPECTRA)
-        for effect in effects
-    )
-
-
-def _nothing(*widths: int) -> tuple[Planted, ...]:
-    return tuple(
-        Planted("nothing", 0.0, strength, Sample(width=width, spectrum=spectrum))
-        for width, strength, spectrum in product(widths, STRENGTHS, SPECTRA)
-    )
 
 
 HELD = tuple(Planted("turn", 20.0, 2.0, Sample(width=12, groups=groups)) for groups in (20, 40))
-EMBEDDED = Sample(width=128, groups=250, pairs=4)
-"""The size of the bundled pairs."""
-WIDE = tuple(Sample(width=768, groups=groups) for groups in (60, 120, 200))
-"""A model of GPT-2's width, and 120, 240 and 400 contrast pairs a domain."""
-WIDER = tuple(Sample(width=4_096, groups=groups) for groups in (60, 120, 200))
+NULLS = tuple(Planted("nothing", 0.0, strength, Sample(spectrum=s)) for strength, s in product(STRENGTHS, SPECTRA))
+GRID = tuple(
+    Planted(kind, effect, strength, Sample(spectrum=spectrum))
+    for (kind, effects), strength, spectrum in product(EFFECTS.items(), STRENGTHS, SPECTRA)
+    for effect in effects
+)
+"""Every kind at every effect, strength and spectrum."""
+SIZES = (
+    Sample(width=128, groups=250, pairs=4),
+    *(Sample(width=width, groups=groups) for width in (768, 4_096) for groups in (60, 120, 200)),
+)
+"""That of the bundled pairs; and 120, 240 and 400 contrast pairs a domain, in a small and in a large model's width."""
+SIZED = tuple(
+    Planted("turn", angle, strength, sample) for sample, strength, angle in product(SIZES, STRENGTHS, (10.0, 45.0))
+)
 
 
-def _sized(*samples: Sample) -> tuple[Planted, ...]:
-    return tuple(
-        Planted("turn", angle, strength, sample)
-        for sample, strength, angle in product(samples, STRENGTHS, (10.0, 45.0))
-    )
+def _each(conditions: tuple[Planted, ...], count: int) -> tuple[tuple[Planted, int], ...]:
+    return tuple((planted, count) for planted in conditions)
 
 
 CAMPAIGNS: dict[EffortName, Campaign] = {
-    "glance": Campaign(500, (Planted(),), 100, (Planted("turn", 45.0),)),
-    "standard": Campaign(1_200, _nothing(32), 40, _grid(), 500, HELD),
-    "thorough": Campaign(3_000, _nothing(32), 100, _grid(), 2_000, HELD, 10, _sized(EMBEDDED, *WIDE, *WIDER)),
+    "glance": Campaign(((Planted(), 500), (Planted("turn", 45.0), 100))),
+    "standard": Campaign((*_each(NULLS, 200), *_each(GRID, 40)), 500, HELD),
+    "thorough": Campaign((*_each(NULLS, 500), *_each(GRID, 100), *_each(SIZED, 10)), 2_000, HELD),
 }
 
 
@@ -135,10 +116,7 @@ def calibrate(
 
 def _simulated(campaign: Campaign, plan: Plan, progress: bool, workers: int) -> tuple[list[Cell], list[Coverage]]:
     """The trials and data sets of a campaign, in its order."""
-    wanted = [(planted, campaign.nulls // len(campaign.null)) for planted in campaign.null]
-    wanted += [(planted, campaign.draws) for planted in campaign.plants]
-    wanted += [(planted, campaign.tries) for planted in campaign.sized]
-    total = sum(count for _, count in wanted) + campaign.sets * len(campaign.held)
+    total = sum(count for _, count in campaign.trials) + campaign.sets * len(campaign.held)
     spawn = multiprocessing.get_context("spawn")
     bar = tqdm(total=total, unit="trial", desc="planted pairs", disable=not progress, leave=False)
     with ProcessPoolExecutor(workers, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool, bar:
@@ -148,7 +126,7 @@ def _simulated(campaign: Campaign, plan: Plan, progress: bool, workers: int) -> 
 
         trials = [
             [handed(chunk, pool.submit(_trials, planted, plan, chunk)) for chunk in _chunks(count)]
-            for planted, count in wanted
+            for planted, count in campaign.trials
         ]
         sets = [
             [handed(chunk, pool.submit(_draws, planted, plan.seed, chunk)) for chunk in _chunks(campaign.sets)]
@@ -157,7 +135,7 @@ def _simulated(campaign: Campaign, plan: Plan, progress: bool, workers: int) -> 
         try:
             cells = [
                 _cell(planted, [one for chunk in chunks for one in chunk.result()])
-                for (planted, _), chunks in zip(wanted, trials, strict=True)
+                for (planted, _), chunks in zip(campaign.trials, trials, strict=True)
             ]
             coverage = [
                 one for planted, chunks in zip(campaign.held, sets, strict=True)

@@ -22,8 +22,8 @@ from probes.digest import AuditError
 PLAN = plan_of({"effort": "glance"})
 SMALL = Sample(width=12, groups=40)
 TINY = Campaign(
-    6, (Planted("nothing", 0.0, 5.0, SMALL),),
-    4, (Planted("turn", 10.0, 5.0, SMALL), Planted("turn", 90.0, 5.0, SMALL)),
+    ((Planted("nothing", 0.0, 5.0, SMALL), 6), (Planted("turn", 10.0, 5.0, SMALL), 4),
+     (Planted("turn", 90.0, 5.0, SMALL), 4)),
     12, (Planted("turn", 20.0, 2.0, Sample(width=12, groups=20)),),
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from grouped import NOMINAL, PAIRS, coverage, design, mass_mean, noise
 
+from audit import refitting
 from audit.estimate import jackknife
 from audit.refitting import ceiling, once, refit_deletions
 from audit.resampling import auroc, kernel
@@ -57,17 +58,16 @@ def test_what_halves_agree_on_stays_and_what_they_do_not_goes(rng):
     labels, groups = design(12, PAIRS)
     own = kernel(noise(rng, (), 12) + labels, labels, groups, deal(groups, 4, rng))
     learnt, left = torch.from_numpy(0.01 * rng.standard_normal(12)), torch.arange(12)
-    kept = own.deleted()
-    alike = once(own, kept, learnt, [(left, torch.stack([learnt, learnt]))])
-    apart = once(own, kept, learnt, [(left, torch.stack([learnt, -learnt.flip(0)]))])
-    lacking = once(own, kept, learnt, [(left, None)])
+    alike = once(own, learnt, [(left, torch.stack([learnt, learnt]))])
+    apart = once(own, learnt, [(left, torch.stack([learnt, -learnt.flip(0)]))])
+    lacking = once(own, learnt, [(left, None)])
     torch.testing.assert_close(alike, lacking)
-    torch.testing.assert_close(alike - once(own, kept, 0 * learnt, [(left, None)]), learnt)
+    torch.testing.assert_close(alike - once(own, 0 * learnt, [(left, None)]), learnt)
     assert float((apart - alike + learnt).square().sum()) < float(learnt.square().sum())
 
 
 @pytest.mark.parametrize("n_groups", [20, 40])
-def test_refitted_ceiling_and_its_ratio_cover(n_groups):
+def test_refitted_ceiling_and_its_ratio_cover(n_groups, monkeypatch):
     replicates, d = 600, 6
     rng = np.random.default_rng(3)
     labels, groups = design(n_groups, PAIRS)
@@ -80,3 +80,7 @@ def test_refitted_ceiling_and_its_ratio_cover(n_groups):
     rho, deleted = (reading.auroc() - 0.5) / (top.full - 0.5), (reading.deleted() - 0.5) / (top.deleted - 0.5)
     assert NOMINAL[0] <= coverage(jackknife(top.full, top.deleted), top.full.mean().item()) <= NOMINAL[1]
     assert NOMINAL[0] <= coverage(jackknife(rho, deleted, scale="identity"), rho.mean().item()) <= NOMINAL[1]
+    # The control: the plain jackknife, which counts interactions twice.
+    monkeypatch.setattr(refitting, "once", lambda own, learnt, taught: own.deleted() + learnt)
+    plain = ceiling(rows, labels, groups, fold, mass_mean)
+    assert coverage(jackknife(plain.full, plain.deleted), plain.full.mean().item()) > NOMINAL[1]

@@ -64,6 +64,7 @@ def render(found: Calibration) -> str:
             "columns": sorted({given for row in found.confusion.values() for given in row}), "rate": _rate,
             "through": sorted({(one.strength, one.spectrum) for one in found.detectable}),
             "smallest": _smallest(found), "sizes": _sizes(found),
+            "strengths": sorted({cell.condition.strength for cell in found.sized}),
         },
     )  # fmt: skip
 

@@ -171,10 +171,13 @@ def calibrate(
         size = "more than " + f"{one.largest:g}" if one.effect is None else f"{one.effect:g}"
         typer.echo(f"detectable        {one.kind} {size}, d' {one.strength:g}, spectrum {one.spectrum:g}")
     for held in found.coverage:
-        typer.echo(f"coverage          {held.statistic}, {held.condition.groups} groups: {held.held}")
+        shape = f"{held.condition.groups} groups, width {held.condition.width}, d' {held.condition.strength:g}"
+        typer.echo(f"coverage          {held.statistic}, {shape}: {held.held}")
     for one in found.organisms:
         mark = "ok " if one.given == one.expected else "NOT"
         typer.echo(f"{mark} {one.organism} {one.seed} {one.persona}: {one.given}, expected {one.expected}")
+    for drawn in found.redrawn:
+        typer.echo(f"drawn anew        {drawn.organism} {drawn.seed}: alarms {drawn.alarms}; changes {drawn.changed}")
     typer.echo(write(found, target))
     raise typer.Exit(1 if found.wrong else 0)
 

@@ -100,9 +100,8 @@ def conduct(
 ) -> Conducted:
     """`audit` with the fitted directions. Arguments and errors as there."""
     started, begun = datetime.now(UTC), time.perf_counter()
-    effective, models = _effective(plan, base, post, personas)
     with ExitStack() as open_models:
-        library, measurement = _prepare(effective, models, setting, open_models)
+        library, measurement = prepared(plan, base, post, personas, setting, open_models)
         findings, directions = measurement(library.personas)
         return Conducted(_sealed(library, measurement, findings, setting, started, begun), directions)
 
@@ -120,13 +119,28 @@ def doctor(
     from audit.diagnosis import Doctor, prove
     from audit.workload import forecast
 
-    effective, models = _effective(plan, base, post, personas)
     with ExitStack() as open_models:
-        _, ready = _prepare(effective, models, setting, open_models)
-        draws = getattr(ready.comparisons.get("probe_transfer"), "permutations", effective.draws.permutations)
+        _, ready = prepared(plan, base, post, personas, setting, open_models)
+        draws = getattr(ready.comparisons.get("probe_transfer"), "permutations", ready.plan.draws.permutations)
         parts = ready.texts, ready.recorder, ready.sites
         proved = prove(*parts, lambda: forecast(*parts, draws))
-        return Doctor((*proved.checks, detectable(ready.texts, ready.recorder.base.d_model, effective)))
+        return Doctor((*proved.checks, detectable(ready.texts, ready.recorder.base.d_model, ready.plan)))
+
+
+def prepared(
+    plan: Plan | Path | str | None,
+    base: Model | None,
+    post: Model | None,
+    personas: Sequence[Path | str] | None,
+    setting: Setting,
+    open_models: ExitStack,
+) -> tuple[Library, Measurement]:
+    """Both models loaded and every text tokenised, nothing measured; `open_models` closes the models.
+
+    Arguments and errors as for `audit`.
+    """
+    effective, models = _effective(plan, base, post, personas)
+    return _prepare(effective, models, setting, open_models)
 
 
 def store_folder(setting: Setting) -> Path:

@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 import torch
+from scipy.stats import t
+
+from audit.estimate import Interval
 
 PAIRS = 3
 REPLICATES = 1500
@@ -37,3 +40,9 @@ def coverage(interval, truth):
 def mass_mean(rows, labels, weight):
     plus, minus = weight * labels, weight * ~labels
     return (plus / plus.sum(1, True) - minus / minus.sum(1, True)) @ rows
+
+
+def symmetric(full: torch.Tensor, deleted: torch.Tensor) -> Interval:
+    """The control: the plain jackknife t interval, no scale and no skewness."""
+    reach = t.ppf(0.975, len(deleted) - 1) * np.sqrt((len(deleted) - 1) * deleted.numpy().var(0))
+    return Interval(full.numpy() - reach, full.numpy() + reach)

@@ -11,10 +11,11 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from tqdm.auto import tqdm
 
 from audit.calibration.coverage import STATISTICS, Draw, covered, draw
 from audit.calibration.plants import DEVELOPMENT, Kind, Planted
+from audit.calibration.redrawn import redrawn
 from audit.calibration.synthetic import Sample
-from audit.calibration.tally import Calibration, Cell, Condition, Coverage, Judged, Rate
+from audit.calibration.tally import Calibration, Cell, Condition, Coverage, Judged, Rate, Redraws
 from audit.calibration.trial import Trial, trial
 from audit.conduct import Setting, audit
 from audit.organisms import card
@@ -49,14 +51,21 @@ class Campaign:
         trials: conditions, and how often each is tried.
         sets: data sets of each condition of `held`.
         held: conditions whose intervals are counted.
+        draws: personas drawn anew for every organism of `UNCHANGED`.
     """
 
     trials: tuple[tuple[Planted, int], ...]
     sets: int = 0
     held: tuple[Planted, ...] = ()
+    draws: int = 0
 
 
-HELD = tuple(Planted("turn", 20.0, 2.0, Sample(width=12, groups=groups)) for groups in (20, 40))
+UNCHANGED = ("null", "faithful")
+"""Organisms that keep what base knows: whatever alarms there is false."""
+HELD = tuple(
+    Planted("turn", 20.0, strength, Sample(width=width, groups=groups))
+    for strength, width, groups in product((2.0, 3.0), (12, 32), (20, 40))
+)
 NULLS = tuple(Planted("nothing", 0.0, strength, Sample(spectrum=s)) for strength, s in product(STRENGTHS, SPECTRA))
 GRID = tuple(
     Planted(kind, effect, strength, Sample(spectrum=spectrum))
@@ -64,14 +73,19 @@ GRID = tuple(
     for effect in effects
 )
 """Every kind at every effect, strength and spectrum."""
-SIZES = (
-    Sample(width=128, groups=250, pairs=4),
-    *(Sample(width=width, groups=groups) for width in (768, 4_096) for groups in (60, 120, 200)),
-)
-"""That of the bundled pairs; and 120, 240 and 400 contrast pairs a domain, in a small and in a large model's width."""
-SIZED = tuple(
-    Planted("turn", angle, strength, sample) for sample, strength, angle in product(SIZES, STRENGTHS, (10.0, 45.0))
-)
+EMBEDDED = Sample(width=128, groups=250, pairs=4)
+"""That of the bundled pairs."""
+WIDE = {
+    width: tuple(Sample(width=width, groups=groups) for groups in (60, 120, 200)) for width in (768, 4_096)
+}  # fmt: skip
+"""120, 240 and 400 contrast pairs a domain, in a small and in a large model's width."""
+
+
+def _turned(*samples: Sample) -> tuple[Planted, ...]:
+    return tuple(
+        Planted("turn", angle, strength, sample)
+        for sample, strength, angle in product(samples, STRENGTHS, (10.0, 45.0))
+    )
 
 
 def _each(conditions: tuple[Planted, ...], count: int) -> tuple[tuple[Planted, int], ...]:
@@ -80,9 +94,15 @@ def _each(conditions: tuple[Planted, ...], count: int) -> tuple[tuple[Planted, i
 
 CAMPAIGNS: dict[EffortName, Campaign] = {
     "glance": Campaign(((Planted(), 500), (Planted("turn", 45.0), 100))),
-    "standard": Campaign((*_each(NULLS, 200), *_each(GRID, 40)), 500, HELD),
-    "thorough": Campaign((*_each(NULLS, 500), *_each(GRID, 100), *_each(SIZED, 10)), 2_000, HELD),
-}
+    "standard": Campaign((*_each(NULLS, 200), *_each(GRID, 40)), 500, HELD, 20),
+    "thorough": Campaign(
+        (
+            *_each(NULLS, 500), *_each(GRID, 100), *_each(_turned(EMBEDDED), 100),
+            *_each(_turned(*WIDE[768]), 10), *_each(_turned(*WIDE[4_096]), 4),
+        ),
+        2_000, HELD, 100,
+    ),
+}  # fmt: skip
 
 
 def calibrate(
@@ -110,6 +130,7 @@ def calibrate(
     return Calibration(
         version=version("persona-audit"), effort=plan.effort, seed=plan.seed, development=DEVELOPMENT,
         cells=tuple(cells), coverage=tuple(coverage), organisms=tuple(_organisms(plan, seeds, out, setting)),
+        redrawn=tuple(_redrawn(plan, campaign.draws, seeds, out, setting)),
         seconds=round(time.perf_counter() - begun, 1),
     )  # fmt: skip
 
@@ -184,13 +205,28 @@ def _organisms(plan: Plan, seeds: int, out: Path | None, setting: Setting) -> It
     for name in (name for name in card.names() if name != "base"):
         told = card.card(name)
         for seed in range(seeds if told.steps else 1):
-            ref = f"organism:{name}" if seed == told.seed else str(_grown(name, seed, out or Path()))
+            ref = _ref(name, seed, out)
             found = audit(plan, base="organism:base", post=ref, personas=[card.personas()], setting=setting)
             for verdict in found.verdicts:
                 expected = told.verdicts[verdict.persona]
                 yield Judged(
                     organism=name, seed=seed, persona=verdict.persona, expected=expected, given=verdict.verdict
                 )
+
+
+def _redrawn(plan: Plan, draws: int, seeds: int, out: Path | None, setting: Setting) -> Iterator[Redraws]:
+    """False alarms over personas drawn anew; base reads their texts once."""
+    if not draws:
+        return
+    with TemporaryDirectory() as store:
+        for name, seed in product(UNCHANGED, range(seeds)):
+            found = redrawn(plan, _ref(name, seed, out), draws, replace(setting, store=Path(store)))
+            yield Redraws.of(name, seed, [one.verdicts for one in found], sum(one.alarmed for one in found))
+
+
+def _ref(name: str, seed: int, out: Path | None) -> str:
+    """The bundled organism, or the folder of one grown from another seed."""
+    return f"organism:{name}" if seed == card.card(name).seed else str(_grown(name, seed, out or Path()))
 
 
 def _grown(name: str, seed: int, out: Path) -> Path:

@@ -149,7 +149,8 @@ def pair(plant: Plant, sample: Sample, root: Float[Tensor, "d d"], rng: np.rando
     """
 
     def noise(rows: int) -> Rows:
-        return torch.from_numpy(rng.standard_normal((rows, sample.width))) @ root
+        drawn = torch.from_numpy(rng.standard_normal((rows, sample.width)))
+        return drawn @ root if sample.spectrum else drawn  # the root of isotropic noise is the identity
 
     judged: dict[Judging, Judged] = {}
     differences: dict[Judging, Vector] = {"story": plant.base if plant.story is None else plant.story}

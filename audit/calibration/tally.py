@@ -6,7 +6,7 @@ Every interval is that of Clopper and Pearson (1934), 95 %: it needs no large nu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
@@ -119,6 +119,34 @@ class Judged(_Frozen):
     given: str
 
 
+class Redraws(_Frozen):
+    """An organism in which nothing changed, judged on personas drawn anew.
+
+    Attributes:
+        alarms: draws that alarmed.
+        changed: draws with a verdict on any persona that reports a change.
+        given: persona to verdict to number of draws.
+    """
+
+    organism: str
+    seed: int
+    alarms: Rate
+    changed: Rate
+    given: dict[str, dict[str, int]]
+
+    @classmethod
+    def of(cls, organism: str, seed: int, verdicts: Sequence[Mapping[str, str]], alarms: int) -> Self:
+        """Counts the verdicts by persona of every draw."""
+        given: dict[str, Counter[str]] = {}
+        for persona, verdict in (item for one in verdicts for item in one.items()):
+            given.setdefault(persona, Counter())[verdict] += 1
+        changed = sum(any(verdict not in QUIET for verdict in one.values()) for one in verdicts)
+        return cls(
+            organism=organism, seed=seed, alarms=Rate.of(alarms, len(verdicts)),
+            changed=Rate.of(changed, len(verdicts)), given={name: dict(sorted(c.items())) for name, c in given.items()},
+        )  # fmt: skip
+
+
 class Detectable(_Frozen):
     """The smallest planted effect that at least `POWER` of the trials saw; None where no planted one was."""
 
@@ -146,6 +174,7 @@ class Calibration(_Frozen):
     cells: tuple[Cell, ...]
     coverage: tuple[Coverage, ...]
     organisms: tuple[Judged, ...]
+    redrawn: tuple[Redraws, ...] = ()
 
     @property
     def false_alarms(self) -> Rate:

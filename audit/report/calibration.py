@@ -112,6 +112,16 @@ def _headlines(found: Calibration) -> list[Headline]:
                 "Verdicts that are those of the organisms' cards" + (f"; not so: {named}." if wrong else "."),
             )
         )  # fmt: skip
+    if found.redrawn:
+        false = sum(one.alarms.count for one in found.redrawn)
+        draws = sum(one.alarms.trials for one in found.redrawn)
+        lines.append(
+            Headline(
+                *(("good", "●") if false <= 0.03 * draws else ("bad", "▲")), f"{false} of {draws}",
+                "false alarms on fresh texts", "Organisms in which nothing changed, judged on personas drawn anew "
+                f"({len(found.redrawn)} models, {found.redrawn[0].alarms.trials} draws each).",
+            )
+        )  # fmt: skip
     if found.coverage:
         values = [one.held.value for one in found.coverage]
         good = all(_within(one) for one in found.coverage)

@@ -12,8 +12,9 @@ from scipy.stats import binomtest
 from audit.calibration import campaign
 from audit.calibration.campaign import Campaign, calibrate
 from audit.calibration.plants import Planted
+from audit.calibration.redrawn import redrawn
 from audit.calibration.synthetic import Sample
-from audit.calibration.tally import Calibration, Cell, Condition, Judged, Rate
+from audit.calibration.tally import Calibration, Cell, Condition, Judged, Rate, Redraws
 from audit.organisms import card
 from audit.plan import plan_of
 from audit.report.calibration import render, write
@@ -33,9 +34,10 @@ def cell(kind, effect, expected, verdicts, alarms=0, strength=3.0):
     return Cell.of(where, expected, verdicts, alarms)
 
 
-def calibration(*cells, organisms=()):
+def calibration(*cells, organisms=(), redrawn=()):
     return Calibration(
-        version="0", effort="glance", seed=0, development=1, seconds=1.0, cells=cells, coverage=(), organisms=organisms
+        version="0", effort="glance", seed=0, development=1, seconds=1.0, cells=cells, coverage=(),
+        organisms=organisms, redrawn=redrawn,
     )  # fmt: skip
 
 
@@ -100,6 +102,25 @@ def test_a_calibration_judges_organisms_and_writes_its_page(tmp_path, setting, m
     assert Calibration.model_validate_json((tmp_path / "out" / "calibration.json").read_text()) == found
     assert page.index("0 of 6") < page.index("Power") and "2 of 2" in page
     assert not re.search(r"(?:src|href)=\"(?!#)", page.split("<script")[0])
+
+
+def test_personas_drawn_anew_are_audits_of_their_own_and_a_lost_persona_alarms(setting, tmp_path):
+    one = redrawn(PLAN, "organism:null", 2, setting)
+    assert [draw.alarmed for draw in one] == [False, False]
+    assert all(draw.verdicts["assistant_identity"] == "reused" for draw in one)
+    assert all(draw.verdicts["deception"] in ("reused", "inconclusive") for draw in one)
+    assert redrawn(PLAN, "organism:null", 2, setting) == one
+    # The control: where it is lost every draw says so.
+    lost = redrawn(PLAN, "organism:erased", 2, setting)
+    assert [draw.alarmed for draw in lost] == [True, True] and lost[0].verdicts["deception"] == "lost"
+
+
+def test_draws_are_counted_by_model_and_stand_on_the_page():
+    one = Redraws.of("null", 3, [{"a": "reused", "b": "lost"}, {"a": "reused", "b": "inconclusive"}], 1)
+    assert (one.alarms.count, one.changed.count, one.changed.trials) == (1, 1, 2)
+    assert one.given == {"a": {"reused": 2}, "b": {"inconclusive": 1, "lost": 1}}
+    page = render(calibration(cell("nothing", 0.0, "reused", ["reused"] * 5), redrawn=(one,)))
+    assert "b: inconclusive 1, lost 1" in page and "1 of 2" in page
 
 
 def test_a_wrong_organism_is_named_first():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from grouped import NOMINAL, PAIRS, REPLICATES, coverage, design, gap, mass_mean, noise
+from grouped import NOMINAL, PAIRS, REPLICATES, coverage, design, gap, mass_mean, noise, symmetric
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -97,7 +97,7 @@ def test_interval_covers_where_deletions_reach_one(n_groups, area):
     labels, groups = design(n_groups, PAIRS)
     made = kernel(noise(rng, (REPLICATES,), n_groups) + gap(area) * labels, labels, groups)
     assert coverage(jackknife(made.auroc(), made.deleted()), area) >= NOMINAL[0]
-    assert coverage(jackknife(made.auroc(), made.deleted(), scale="identity"), area) < 0.9
+    assert coverage(symmetric(made.auroc(), made.deleted()), area) < 0.9
 
 
 @pytest.mark.parametrize("n_groups", [20, 40])
@@ -131,6 +131,19 @@ def test_paired_difference_and_ratio_cover(n_groups):
     alone = [jackknife(x.auroc(), x.deleted(), scale="identity") for x in (reading, top)]
     width = sum((x.high - x.low) ** 2 for x in alone) ** 0.5
     assert np.median((drift.high - drift.low) / width) < 0.9
+
+
+@pytest.mark.parametrize("n_groups", [20, 40])
+def test_difference_of_readings_near_one_covers_and_a_symmetric_interval_does_not(n_groups):
+    rng = np.random.default_rng(n_groups)
+    labels, groups = design(n_groups, PAIRS)
+    shared = noise(rng, (REPLICATES,), n_groups)
+    one, other = (0.95 * shared + 0.31 * noise(rng, (REPLICATES,), n_groups) + gap(a) * labels for a in (0.96, 0.985))
+    lower, upper = kernel(one, labels, groups), kernel(other, labels, groups)
+    full, deleted = upper.auroc() - lower.auroc(), upper.deleted() - lower.deleted()
+    told = coverage(jackknife(full, deleted, scale="identity"), 0.025)
+    assert NOMINAL[0] <= told <= NOMINAL[1]
+    assert coverage(symmetric(full, deleted), 0.025) < min(told, 0.94)
 
 
 def test_a_model_against_itself_differs_by_exactly_nothing(rng):

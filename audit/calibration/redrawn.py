@@ -1,0 +1,125 @@
+"""Personas drawn anew: how often an organism whose every verdict is `reused` alarms on fresh texts of its world.
+
+A draw is what an auditor would have written another day: fresh scenarios of every persona, split, sited, fitted and
+judged as one audit. Both models read all draws at once; the rows are dealt out afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audit.calibration.trial import PERMUTATIONS, decide
+from audit.conduct import Setting, prepared
+from audit.finding import Finding
+from audit.organisms import twins
+from audit.pair import FOLDS, Judged, Model, Pair, choose, material
+from audit.plan import Plan
+from audit.resampling import seed_of
+from audit.rulebook import VerdictName
+from audit.transport import TokenRows
+from audit.verdict import judge_all
+from probes.activations import Activations
+from probes.passage import Passage
+from probes.site import Site
+from probes.split import folds
+
+TEXTS = 1_000
+"""Added to the seed of the plan: the bundled persona files come from a small one."""
+SCENARIOS = 60
+"""In a draw, a persona and domain, with two contrast pairs in each: the size of the planted trials."""
+
+
+class Redrawn(NamedTuple):
+    """One draw's verdicts by persona, and whether any of them alarmed."""
+
+    verdicts: dict[str, VerdictName]
+    alarmed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Common:
+    """The source of every draw's token rows: read once, of plain text and of all stories."""
+
+    whole: Pair
+    read: dict[Site, TokenRows] = field(default_factory=dict)
+
+    def tokens(self, story: Sequence[Passage], around: Sequence[Site], site: Site) -> TokenRows:
+        """The whole's token rows, whichever draw asks."""
+        if site not in self.read:
+            whole = self.whole
+            self.read[site] = whole.recorder.tokens(whole.story.passages, whole.sites, site)
+        return self.read[site]
+
+    def token_values(self, passages: Sequence[Passage], site: Site) -> dict[Model, Activations]:
+        """As recorded."""
+        return self.whole.recorder.token_values(passages, site)
+
+    def remember(self, given: Sequence[Any], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """In the recorder's store: the texts of a draw are the same for every organism."""
+        return self.whole.recorder.remember(given, make)
+
+
+def redrawn(plan: Plan, post: str, draws: int, setting: Setting) -> list[Redrawn]:
+    """Judges an organism against base on so many draws of the world's personas.
+
+    Args:
+        plan: its margins, permutations and seed; the texts follow from the seed.
+        post: the organism, as a plan names it.
+        draws: how many, of `SCENARIOS` scenarios a persona and domain.
+        setting: its store keeps base's rows from one organism to the next.
+    """
+    files = twins.persona_files(scenarios=draws * SCENARIOS, quads=1, seed=TEXTS + plan.seed)
+    with TemporaryDirectory() as folder, ExitStack() as open_models:
+        for name, text in files.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        library, ready = prepared(plan, "organism:base", post, [folder], setting, open_models)
+        found: list[list[Finding]] = [[] for _ in range(draws)]
+        for persona in library.personas:
+            whole = material(persona, ready.texts, ready.recorder, ready.sites, plan.seed)
+            for findings, pair in zip(found, _dealt(whole, draws), strict=True):
+                findings.extend(decide(pair, plan, min(PERMUTATIONS, plan.draws.permutations)))
+    alarms = {persona.name: persona.alarm for persona in library.personas}
+    judged = [judge_all(findings, alarms, plan.margins, plan.family).verdicts for findings in found]
+    return [
+        Redrawn({one.persona: one.verdict for one in some}, any(one.severity == "alarm" for one in some))
+        for some in judged
+    ]
+
+
+def _dealt(whole: Pair, draws: int) -> Iterator[Pair]:
+    """The whole's scenarios in so many parts, each a pair of its own: its folds, its site, its maps."""
+    source = Common(whole)
+    for draw in range(draws):
+        story, assistant = (
+            _part(judged, draw, seed_of(whole.seed, "folds", whole.persona.name, str(draw)))
+            for judged in (whole.story, whole.assistant)
+        )
+        yield replace(
+            whole,
+            chosen=choose(story),
+            story=story,
+            assistant=assistant,
+            recorder=source,
+            seed=whole.seed,
+            remembered={},
+        )
+
+
+def _part(judged: Judged, draw: int, rng: np.random.Generator) -> Judged:
+    """One draw's rows, with folds of their own."""
+    at = torch.nonzero(judged.group // SCENARIOS == draw)[:, 0]
+    some = tuple(judged.passages[i] for i in at.tolist())
+    return Judged(
+        some, folds([passage.group for passage in some], FOLDS, rng),
+        {model: rows[:, at] for model, rows in judged.rows.items()},
+        {model: values[at] for model, values in judged.surprisal.items()},
+    )  # fmt: skip

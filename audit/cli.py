@@ -168,8 +168,8 @@ def calibrate(
             given = ", ".join(f"{name} {count}" for name, count in cell.given.items())
             typer.echo(f"{where:<17} {shape}: expected {cell.expected or 'either'}, given {given}; seen {cell.seen}")
     for one in found.detectable:
-        size = "more than " + f"{one.largest:g}" if one.effect is None else f"{one.effect:g}"
-        typer.echo(f"detectable        {one.kind} {size}, d' {one.strength:g}, spectrum {one.spectrum:g}")
+        shape = f"d' {one.strength:g}, spectrum {one.spectrum:g}, {one.trials} trials of each size"
+        typer.echo(f"detectable        {one.kind} {one}: {shape}")
     for held in found.coverage:
         shape = f"{held.condition.groups} groups, width {held.condition.width}, d' {held.condition.strength:g}"
         typer.echo(f"coverage          {held.statistic}, {shape}: {held.held}")

@@ -187,16 +187,54 @@ def jackknife(full: ArrayLike, deleted: ArrayLike, level: float = 0.95, scale: S
 def _skewness(moved: Float[np.ndarray, " group *stat"]) -> Float[np.ndarray, "*stat"]:
     """That of the mean of the groups' influences: what leaving a group out takes away."""
     influence = moved.mean(0) - moved
-    spread = np.square(influence).mean(0)
-    return (influence**3).mean(0) / np.where(spread > 0, spread, 1.0) ** 1.5 / len(moved) ** 0.5
+    spread = np.sqrt(np.square(influence).mean(0))
+    k = ((influence / np.where(spread > 0, spread, 1.0)) ** 3).mean(0) / len(moved) ** 0.5
+    # The bound of any sample; where squares underflow it could be missed.
+    return np.clip(k, -1.0, 1.0)
 
 
-def _unskewed(t: float, skew: Float[np.ndarray, "*stat"]) -> Float[np.ndarray, "*stat"]:
+def _unskewed(t: float, skew: Float[np.ndarray, "*stat"] | float) -> Float[np.ndarray, "*stat"]:
     """The studentised value x whose transform x + k/3 x^2 + k^2/27 x^3 + k/6 is t, k the skewness."""
     # ((1 + k(t - k/6))^(1/3) - 1) 3/k, written so that nothing cancels at k = 0.
     shifted = t - skew / 6
     root = np.cbrt(1 + skew * shifted)
     return 3 * shifted / (root**2 + root + 1)
+
+
+def studentised(estimate: Estimate, margin: float) -> float:
+    """Where a margin lies, on the t distribution whose quantile made the interval: at a bound it is that quantile.
+
+    Positive where the value is above the margin. On the identity scale the interval's arms tell its standard error and
+    its skewness; else the arm that faces the margin tells the standard error, on the logit scale where there is one.
+
+    Raises:
+        ValueError: the estimate has no interval.
+    """
+    from scipy.optimize import root_scalar
+    from scipy.special import logit, stdtrit
+
+    if estimate.low is None or estimate.high is None:
+        raise ValueError(f"{estimate}. Expected an interval. Ask `known` first.")
+    quantile = float(stdtrit(estimate.n_groups - 1, (1 + estimate.level) / 2))
+    lower, upper = estimate.value - estimate.low, estimate.high - estimate.value
+    if estimate.method == "jackknife-t" and lower > 0 and upper > 0:
+
+        def leans(skew: float) -> float:
+            return float(np.log(-_unskewed(quantile, skew) / _unskewed(-quantile, skew)) - np.log(lower / upper))
+
+        # As far as the arms grow apart with the skewness; beyond, the milder of two that have the same arms.
+        most = 3 * ((quantile**2 + 0.75) ** 0.5 - quantile)
+        if leans(-most) * leans(most) < 0:
+            k = float(root_scalar(leans, bracket=(-most, most)).root)
+            x = (estimate.value - margin) * _unskewed(quantile, k) / lower
+            return float(x + k / 3 * x**2 + k**2 / 27 * x**3 + k / 6)
+    points = estimate.value, estimate.low if estimate.value > margin else estimate.high, margin
+    if "logit" in estimate.method and all(0.0 < point < 1.0 for point in points):
+        points = logit(points).tolist()
+    value, bound, edge = points
+    if value == bound:
+        return float(np.copysign(np.inf, value - edge))
+    return quantile * (value - edge) / abs(value - bound)
 
 
 def _inner(values: Float[np.ndarray, " value *stat"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

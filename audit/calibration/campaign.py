@@ -1,7 +1,7 @@
 """The trials of a calibration: what is planted at each effort, run on every core, and tallied.
 
-Trials are split over processes of one thread each. What a trial gives depends on the seed, on what is planted and on
-the trial's number alone, so the tally is the same on any number of cores.
+Trials and audits of organisms are split over processes of one thread each. What a trial gives depends on the seed, on
+what is planted and on the trial's number alone, so the tally is the same on any number of cores.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from tqdm.auto import tqdm
@@ -30,6 +30,7 @@ from audit.calibration.trial import Trial, trial
 from audit.conduct import Setting, audit
 from audit.organisms import card
 from audit.plan import EffortName, Plan
+from audit.rulebook import VerdictName
 from probes.digest import AuditError
 
 CHUNK = 10
@@ -88,6 +89,10 @@ def _turned(*samples: Sample) -> tuple[Planted, ...]:
     )
 
 
+Grown: TypeAlias = Mapping[tuple[str, int], str]
+"""An organism and its growth seed to what names the model."""
+
+
 def _each(conditions: tuple[Planted, ...], count: int) -> tuple[tuple[Planted, int], ...]:
     return tuple((planted, count) for planted in conditions)
 
@@ -126,21 +131,28 @@ def calibrate(
     if seeds < 1 or (seeds > 1 and out is None):
         raise AuditError(f"{seeds} growth seeds", "one or more, and a folder where there are several", "Set --seeds")
     begun, campaign = time.perf_counter(), CAMPAIGNS[plan.effort]
-    cells, coverage = _simulated(campaign, plan, setting.progress, workers or os.cpu_count() or 1)
+    grown = {(name, seed): _ref(name, seed, out) for name in _organisms() for seed in _seeds(name, seeds)}
+    spawn = multiprocessing.get_context("spawn")
+    count = workers or os.cpu_count() or 1
+    with ProcessPoolExecutor(count, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            cells, coverage = _simulated(campaign, plan, pool, setting.progress)
+            organisms = list(_judged(grown, plan, pool, setting))
+            drawn = list(_redrawn(grown, campaign.draws, plan, pool, setting))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return Calibration(
         version=version("persona-audit"), effort=plan.effort, seed=plan.seed, development=DEVELOPMENT,
-        cells=tuple(cells), coverage=tuple(coverage), organisms=tuple(_organisms(plan, seeds, out, setting)),
-        redrawn=tuple(_redrawn(plan, campaign.draws, seeds, out, setting)),
+        cells=tuple(cells), coverage=tuple(coverage), organisms=tuple(organisms), redrawn=tuple(drawn),
         seconds=round(time.perf_counter() - begun, 1),
     )  # fmt: skip
 
 
-def _simulated(campaign: Campaign, plan: Plan, progress: bool, workers: int) -> tuple[list[Cell], list[Coverage]]:
+def _simulated(campaign: Campaign, plan: Plan, pool: Executor, progress: bool) -> tuple[list[Cell], list[Coverage]]:
     """The trials and data sets of a campaign, in its order."""
     total = sum(count for _, count in campaign.trials) + campaign.sets * len(campaign.held)
-    spawn = multiprocessing.get_context("spawn")
-    bar = tqdm(total=total, unit="trial", desc="planted pairs", disable=not progress, leave=False)
-    with ProcessPoolExecutor(workers, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool, bar:
+    with tqdm(total=total, unit="trial", desc="planted pairs", disable=not progress, leave=False) as bar:
         def handed(chunk: range, future: Future[Any]) -> Future[Any]:
             future.add_done_callback(lambda done: bar.update(len(chunk)))
             return future
@@ -153,18 +165,14 @@ def _simulated(campaign: Campaign, plan: Plan, progress: bool, workers: int) -> 
             [handed(chunk, pool.submit(_draws, planted, plan.seed, chunk)) for chunk in _chunks(campaign.sets)]
             for planted in campaign.held
         ]
-        try:
-            cells = [
-                _cell(planted, [one for chunk in chunks for one in chunk.result()])
-                for (planted, _), chunks in zip(campaign.trials, trials, strict=True)
-            ]
-            coverage = [
-                one for planted, chunks in zip(campaign.held, sets, strict=True)
-                for one in _coverage(planted, [one for chunk in chunks for one in chunk.result()])
-            ]  # fmt: skip
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        cells = [
+            _cell(planted, [one for chunk in chunks for one in chunk.result()])
+            for (planted, _), chunks in zip(campaign.trials, trials, strict=True)
+        ]
+        coverage = [
+            one for planted, chunks in zip(campaign.held, sets, strict=True)
+            for one in _coverage(planted, [one for chunk in chunks for one in chunk.result()])
+        ]  # fmt: skip
     return cells, coverage
 
 
@@ -200,28 +208,43 @@ def _condition(planted: Planted) -> Condition:
     return Condition(kind=planted.kind, effect=planted.effect, strength=planted.strength, **kept)
 
 
-def _organisms(plan: Plan, seeds: int, out: Path | None, setting: Setting) -> Iterator[Judged]:
+def _organisms() -> Iterator[str]:
+    return (name for name in card.names() if name != "base")
+
+
+def _seeds(name: str, seeds: int) -> range:
+    """Growth seeds of an organism; one that is not fine-tuned has its own."""
+    return range(seeds if card.card(name).steps else 1)
+
+
+def _judged(grown: Grown, plan: Plan, pool: Executor, setting: Setting) -> Iterator[Judged]:
     """The verdicts of the bundled organisms and of those grown from other seeds."""
-    for name in (name for name in card.names() if name != "base"):
-        told = card.card(name)
-        for seed in range(seeds if told.steps else 1):
-            ref = _ref(name, seed, out)
-            found = audit(plan, base="organism:base", post=ref, personas=[card.personas()], setting=setting)
-            for verdict in found.verdicts:
-                expected = told.verdicts[verdict.persona]
-                yield Judged(
-                    organism=name, seed=seed, persona=verdict.persona, expected=expected, given=verdict.verdict
-                )
+    quiet = replace(setting, progress=False)
+    calls = {which: pool.submit(_verdicts, plan, ref, quiet) for which, ref in grown.items()}
+    with tqdm(total=len(calls), unit="audit", desc="organisms", disable=not setting.progress, leave=False) as bar:
+        for (name, seed), call in calls.items():
+            expected = card.card(name).verdicts
+            for persona, given in call.result().items():
+                yield Judged(organism=name, seed=seed, persona=persona, expected=expected[persona], given=given)
+            bar.update()
 
 
-def _redrawn(plan: Plan, draws: int, seeds: int, out: Path | None, setting: Setting) -> Iterator[Redraws]:
-    """False alarms over personas drawn anew; base reads their texts once."""
-    if not draws:
-        return
+def _verdicts(plan: Plan, ref: str, setting: Setting) -> dict[str, VerdictName]:
+    found = audit(plan, base="organism:base", post=ref, personas=[card.personas()], setting=setting)
+    return {one.persona: one.verdict for one in found.verdicts}
+
+
+def _redrawn(grown: Grown, draws: int, plan: Plan, pool: Executor, setting: Setting) -> Iterator[Redraws]:
+    """False alarms over personas drawn anew; base reads their texts once, into a store of their own."""
+    unchanged = {which: ref for which, ref in grown.items() if which[0] in UNCHANGED and draws}
     with TemporaryDirectory() as store:
-        for name, seed in product(UNCHANGED, range(seeds)):
-            found = redrawn(plan, _ref(name, seed, out), draws, replace(setting, store=Path(store)))
-            yield Redraws.of(name, seed, [one.verdicts for one in found], sum(one.alarmed for one in found))
+        apart = replace(setting, store=Path(store), progress=False)
+        calls = {which: pool.submit(redrawn, plan, ref, draws, apart) for which, ref in unchanged.items()}
+        with tqdm(total=len(calls), unit="model", desc="fresh texts", disable=not setting.progress, leave=False) as bar:
+            for (name, seed), call in calls.items():
+                found = call.result()
+                yield Redraws.of(name, seed, [one.verdicts for one in found], sum(one.alarmed for one in found))
+                bar.update()
 
 
 def _ref(name: str, seed: int, out: Path | None) -> str:

@@ -21,7 +21,7 @@ from audit.calibration.trial import PERMUTATIONS, decide
 from audit.conduct import Setting, prepared
 from audit.finding import Finding
 from audit.organisms import twins
-from audit.pair import FOLDS, Judged, Model, Pair, choose, material
+from audit.pair import DOMAINS, FOLDS, Judged, Model, Pair, choose, material
 from audit.plan import Plan
 from audit.resampling import seed_of
 from audit.rulebook import VerdictName
@@ -100,18 +100,10 @@ def _dealt(whole: Pair, draws: int) -> Iterator[Pair]:
     source = Common(whole)
     for draw in range(draws):
         story, assistant = (
-            _part(judged, draw, seed_of(whole.seed, "folds", whole.persona.name, str(draw)))
-            for judged in (whole.story, whole.assistant)
+            _part(whole.judged(domain), draw, seed_of(whole.seed, "folds", whole.persona.name, domain, str(draw)))
+            for domain in DOMAINS
         )
-        yield replace(
-            whole,
-            chosen=choose(story),
-            story=story,
-            assistant=assistant,
-            recorder=source,
-            seed=whole.seed,
-            remembered={},
-        )
+        yield replace(whole, chosen=choose(story), story=story, assistant=assistant, recorder=source, remembered={})
 
 
 def _part(judged: Judged, draw: int, rng: np.random.Generator) -> Judged:

@@ -148,13 +148,29 @@ class Redraws(_Frozen):
 
 
 class Detectable(_Frozen):
-    """The smallest planted effect that at least `POWER` of the trials saw; None where no planted one was."""
+    """The smallest planted effect that at least `POWER` of the trials saw; None where no planted one was.
+
+    Attributes:
+        low: the smallest of which 95 % intervals do not exclude that it is seen so often.
+        high: the smallest of which they show it; None where they show it of none.
+        largest: what was planted at most.
+        trials: of each planted size.
+    """
 
     kind: str
     strength: float
     spectrum: float
     effect: float | None
+    low: float | None
+    high: float | None
     largest: float
+    trials: int
+
+    def __str__(self) -> str:
+        low, effect, high = (
+            f"more than {self.largest:g}" if end is None else f"{end:g}" for end in (self.low, self.effect, self.high)
+        )
+        return effect if low == high == effect else f"{effect} [{low}, {high}]"
 
 
 class Calibration(_Frozen):
@@ -216,9 +232,14 @@ class Calibration(_Frozen):
         for (kind, strength, spectrum), cells in found.items():
             if len(cells) > 1:
                 ordered = sorted(cells, key=lambda cell: cell.condition.effect)
-                effect = next((c.condition.effect for c in ordered if c.seen.value >= POWER), None)
-                largest = ordered[-1].condition.effect
-                rows.append(Detectable(kind=kind, strength=strength, spectrum=spectrum, effect=effect, largest=largest))
+                effect, low, high = (
+                    next((c.condition.effect for c in ordered if getattr(c.seen, end) >= POWER), None)
+                    for end in ("value", "high", "low")
+                )
+                rows.append(Detectable(
+                    kind=kind, strength=strength, spectrum=spectrum, effect=effect, low=low, high=high,
+                    largest=ordered[-1].condition.effect, trials=min(c.seen.trials for c in ordered),
+                ))  # fmt: skip
         return tuple(rows)
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from audit.report.folder import text
-from audit.report.page import document
+from audit.report.page import document, filled
 from audit.report.style import JSON, Figure, axis, layout, light, rule
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PAGE = "calibration.html"
 FILE = "calibration.json"
+TABLES = "calibration.md"
 KINDS: dict[str, tuple[str, str]] = {
     "nothing": ("nothing", ""), "turn": ("direction turned", "angle in the metric of S² (degrees)"),
     "offset": ("Assistant moved along it", "offset (standard deviations)"),
@@ -57,25 +58,32 @@ def render(found: Calibration) -> str:
         for cells in [[cell for cell in found.alike if cell.condition.kind == kind]]
         if len({cell.condition.effect for cell in cells}) > 1
     ]
-    return document(
-        "calibration.html.j2",
-        {
-            "found": found, "headlines": _headlines(found), "plots": curves, "kinds": KINDS, "nominal": NOMINAL,
-            "columns": sorted({given for row in found.confusion.values() for given in row}), "rate": _rate,
-            "through": sorted({(one.strength, one.spectrum) for one in found.detectable}),
-            "smallest": _smallest(found), "sizes": _sizes(found),
-            "strengths": sorted({cell.condition.strength for cell in found.sized}),
-        },
-    )  # fmt: skip
+    return document("calibration.html.j2", {**_view(found), "plots": curves})
+
+
+def tables(found: Calibration) -> str:
+    """The numbers of a calibration as Markdown: what docs/calibration.md is."""
+    return filled("calibration.md.j2", {**_view(found), "power": _seen(found), "within": _within})
+
+
+def _view(found: Calibration) -> dict[str, Any]:
+    return {
+        "found": found, "headlines": _headlines(found), "kinds": KINDS, "nominal": NOMINAL,
+        "columns": sorted({given for row in found.confusion.values() for given in row}), "rate": _rate,
+        "through": sorted({(one.strength, one.spectrum) for one in found.detectable}),
+        "smallest": _smallest(found), "sizes": _sizes(found),
+        "strengths": sorted({cell.condition.strength for cell in found.sized}),
+    }  # fmt: skip
 
 
 def write(found: Calibration, out: Path) -> Path:
-    """Writes calibration.json and calibration.html into a folder, and returns the page.
+    """Writes calibration.json, .md and .html into a folder, and returns the page.
 
     Raises:
         AuditError: the folder cannot be written.
     """
     text(out / FILE, found.model_dump_json(indent=1) + "\n")
+    text(out / TABLES, tables(found))
     return text(out / PAGE, render(found))
 
 
@@ -139,8 +147,7 @@ def _smallest(found: Calibration) -> dict[str, dict[tuple[float, float], str]]:
     """Kind to (strength, spectrum) to the smallest effect that was seen, in words."""
     table: dict[str, dict[tuple[float, float], str]] = {}
     for one in found.detectable:
-        says = f"more than {one.largest:g}" if one.effect is None else f"{one.effect:g}"
-        table.setdefault(one.kind, {})[one.strength, one.spectrum] = says
+        table.setdefault(one.kind, {})[one.strength, one.spectrum] = str(one)
     return table
 
 
@@ -150,6 +157,15 @@ def _sizes(found: Calibration) -> dict[tuple[tuple[int, int, int], str, float], 
     for cell in found.sized:
         where = cell.condition
         table.setdefault((where.size, where.kind, where.effect), {})[where.strength] = cell
+    return table
+
+
+def _seen(found: Calibration) -> dict[tuple[str, float], dict[tuple[float, float], Rate]]:
+    """(Kind, effect) to (strength, spectrum) to the share of trials that saw it, samples alike."""
+    table: dict[tuple[str, float], dict[tuple[float, float], Rate]] = {}
+    for cell in found.alike:
+        where = cell.condition
+        table.setdefault((where.kind, where.effect), {})[where.strength, where.spectrum] = cell.seen
     return table
 
 

@@ -70,6 +70,11 @@ def document(template: str, shown: JSON) -> str:
     )
 
 
+def filled(template: str, shown: JSON) -> str:
+    """A template of this folder filled with `shown` and nothing else: text for a Markdown reader."""
+    return _template(template).render(shown)
+
+
 def plain(record: JSON | Dumped) -> JSON:
     """The record as a dict, whichever of the two it came as."""
     return record if isinstance(record, Mapping) else record.model_dump(mode="json")
@@ -106,7 +111,8 @@ def _hash(script: str) -> str:
 @cache
 def _template(name: str) -> Any:
     environment = Environment(
-        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_asset), autoescape=not name.endswith(".md.j2"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["reading"] = reading
     environment.filters["brief"] = _brief

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as some
 from scipy.stats import binomtest
@@ -14,10 +18,10 @@ from audit.calibration.campaign import Campaign, calibrate
 from audit.calibration.plants import Planted
 from audit.calibration.redrawn import redrawn
 from audit.calibration.synthetic import Sample
-from audit.calibration.tally import Calibration, Cell, Condition, Judged, Rate, Redraws
+from audit.calibration.tally import Calibration, Cell, Condition, Coverage, Judged, Rate, Redraws
 from audit.organisms import card
 from audit.plan import plan_of
-from audit.report.calibration import render, write
+from audit.report.calibration import render, tables, write
 from probes.digest import AuditError
 
 PLAN = plan_of({"effort": "glance"})
@@ -34,9 +38,12 @@ def cell(kind, effect, expected, verdicts, alarms=0, strength=3.0):
     return Cell.of(where, expected, verdicts, alarms)
 
 
-def calibration(*cells, organisms=(), redrawn=()):
+SEEN = ((10.0, 2), (45.0, 9))
+
+
+def calibration(*cells, organisms=(), redrawn=(), coverage=()):
     return Calibration(
-        version="0", effort="glance", seed=0, development=1, seconds=1.0, cells=cells, coverage=(),
+        version="0", effort="glance", seed=0, development=1, seconds=1.0, cells=cells, coverage=coverage,
         organisms=organisms, redrawn=redrawn,
     )  # fmt: skip
 
@@ -73,8 +80,12 @@ def test_the_smallest_detectable_effect_is_the_first_that_four_trials_in_five_sa
     found = calibration(
         turned(60.0, 10, 3.0), turned(30.0, 8, 3.0), turned(10.0, 7, 3.0), turned(10.0, 1, 2.0), turned(60.0, 7, 2.0)
     )
-    sizes = [(one.strength, one.effect, one.largest) for one in found.detectable]
-    assert sizes == [(3.0, 30.0, 60.0), (2.0, None, 60.0)]
+    sizes = [(one.strength, one.effect, one.largest, one.trials) for one in found.detectable]
+    assert sizes == [(3.0, 30.0, 60.0, 10), (2.0, None, 60.0, 10)]
+    # Of 10 trials 7 may be 0.8 of many, and not even 10 show it (0.69 and more).
+    assert [str(one) for one in found.detectable] == [
+        "30 [10, more than 60]", "more than 60 [60, more than 60]"
+    ]  # fmt: skip
     assert found.confusion == {}
 
 
@@ -82,8 +93,13 @@ def test_undecided_trials_saw_nothing():
     assert cell("turn", 45.0, "extended", ["inconclusive", "not_measured", "reused", "extended"]).seen.count == 1
 
 
+def simulated(workers):
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        return campaign._simulated(TINY, PLAN, pool, False)
+
+
 def test_the_tally_is_the_same_on_any_number_of_processes():
-    one, two = (campaign._simulated(TINY, PLAN, False, workers) for workers in (1, 2))
+    one, two = (simulated(workers) for workers in (1, 2))
     assert one == two
     nothing, small, whole = one[0]
     assert nothing.given.get("reused", 0) >= 4 and whole.given.get("novel", 0) >= 3 and small.seen.count <= 1
@@ -121,6 +137,22 @@ def test_draws_are_counted_by_model_and_stand_on_the_page():
     assert one.given == {"a": {"reused": 2}, "b": {"inconclusive": 1, "lost": 1}}
     page = render(calibration(cell("nothing", 0.0, "reused", ["reused"] * 5), redrawn=(one,)))
     assert "b: inconclusive 1, lost 1" in page and "1 of 2" in page
+
+
+def test_the_docs_show_the_bundled_record_and_nothing_else():
+    docs = Path(__file__).parents[2] / "docs"
+    found = Calibration.model_validate_json((docs / "calibration.json").read_text(encoding="utf-8"))
+    assert tables(found) == (docs / "calibration.md").read_text(encoding="utf-8")
+    assert found.effort == "thorough" and found.seed != found.development
+
+
+def test_tables_tell_what_was_seen_and_what_is_not_covered():
+    turned = [cell("turn", effect, None, ["extended"] * seen + ["reused"] * (10 - seen)) for effect, seen in SEEN]
+    held = Coverage(statistic="rho", condition=turned[0].condition, truth=0.9, held=Rate.of(99, 100))
+    told = tables(calibration(cell("nothing", 0.0, "reused", ["reused"] * 5), *turned, coverage=(held,)))
+    assert "| direction turned | 10 angle in the metric of S² (degrees) | 0.20 [0.03, 0.56] |" in told
+    assert "| **direction turned** | **smallest seen** | **45 [45, more than 45]** |" in told
+    assert "| rho | 60 | 32 | 3 | 0.900 | 0.99 [0.95, 1.00] | outside |" in told
 
 
 def test_a_wrong_organism_is_named_first():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import binomtest, skew, t
 
-from audit.estimate import Estimate, estimate, estimates, jackknife
+from audit.estimate import Estimate, estimate, estimates, jackknife, studentised
 from probes.digest import AuditError
 
 
@@ -61,6 +61,20 @@ def test_jackknife_of_a_mean_is_the_t_interval_of_its_transform(values):
     k, x = skew(sample) / np.sqrt(len(sample)), (full - np.array(interval)) / error
     point = t.ppf(0.975, len(sample) - 1)
     np.testing.assert_allclose(x + k / 3 * x**2 + k**2 / 27 * x**3 + k / 6, [point, -point], atol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-50, 50), min_size=4, max_size=30), st.sampled_from([0.8, 0.99, 0.999]))
+def test_an_interval_tells_the_bounds_of_every_other_level(values, level):
+    sample = np.array(values, dtype=float)
+    point = t.ppf(0.975, len(sample) - 1)
+    if sample.std() == 0 or abs(skew(sample)) / len(sample) ** 0.5 > 2.9 * ((point**2 + 0.75) ** 0.5 - point):
+        return
+    full, deleted = sample.mean(), (sample.sum() - sample) / (len(sample) - 1)
+    one, other = (estimate(full, deleted, unit="x", n=len(sample), level=at) for at in (0.95, level))
+    point = t.ppf((1 + level) / 2, len(sample) - 1)
+    for bound, wanted in ((other.low, point), (other.high, -point)):
+        assert studentised(one, bound) == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 
 def test_a_symmetric_sample_has_the_plain_t_interval():

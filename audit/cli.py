@@ -172,7 +172,7 @@ def calibrate(
         typer.echo(f"detectable        {one.kind} {one}: {shape}")
     for held in found.coverage:
         shape = f"{held.condition.groups} groups, width {held.condition.width}, d' {held.condition.strength:g}"
-        typer.echo(f"coverage          {held.statistic}, {shape}: {held.held}")
+        typer.echo(f"coverage          {held.statistic}, {held.condition.kind} {held.condition.effect:g}, {shape}: {held.held}")
     for one in found.organisms:
         mark = "ok " if one.given == one.expected else "NOT"
         typer.echo(f"{mark} {one.organism} {one.seed} {one.persona}: {one.given}, expected {one.expected}")

@@ -23,7 +23,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from audit.estimate import Estimate, studentised
+from audit.estimate import Estimate
 from audit.finding import Finding
 from audit.multiplicity import holm
 from audit.plan import Family, Margins
@@ -137,14 +137,24 @@ def outcome(verdicts: Sequence[Verdict], strict: bool = False) -> Outcome:
 def tail(estimate: Estimate | None, margin: float, side: Literal["above", "below"]) -> float:
     """One-sided p of "the truth is not on this side of the margin", by inverting the estimate's own interval.
 
-    p <= (1 - level)/2 exactly when the bound that faces the margin excludes it. Without an interval p is 1.
+    The distance from the value to the bound that faces the margin is t_{G-1} quantile times standard error, on the
+    logit scale where the method says so and the numbers allow it, else as they are. So p <= (1 - level)/2 exactly when
+    that bound excludes the margin. Without an interval p is 1.
     """
-    from scipy.special import stdtr
+    from scipy.special import stdtr, stdtrit
 
-    if estimate is None or not estimate.known or estimate.n_groups < 2:
+    bound = None if estimate is None else estimate.low if side == "above" else estimate.high
+    if estimate is None or bound is None or estimate.n_groups < 2:
         return 1.0
-    t = studentised(estimate, margin)
-    return float(stdtr(estimate.n_groups - 1, -t if side == "above" else t))
+    points = (estimate.value, bound, margin)
+    if "logit" in estimate.method and all(0.0 < point < 1.0 for point in points):
+        points = tuple(math.log(point / (1.0 - point)) for point in points)
+    value, bound, edge = points
+    gap = value - edge if side == "above" else edge - value
+    if value == bound:
+        return 0.0 if gap > 0 else 1.0
+    freedom = estimate.n_groups - 1
+    return float(stdtr(freedom, -gap / abs(value - bound) * stdtrit(freedom, (1.0 + estimate.level) / 2.0)))
 
 
 def groups_needed(estimate: Estimate | None, margin: float) -> int | None:

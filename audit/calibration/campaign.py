@@ -62,10 +62,12 @@ class Campaign:
 
 
 UNCHANGED = ("null", "faithful")
-"""Organisms that keep what base knows: whatever alarms there is false."""
+"""Organisms whose every verdict must be `reused`: whatever alarms there is false."""
 HELD = tuple(
-    Planted("turn", 20.0, strength, Sample(width=width, groups=groups))
-    for strength, width, groups in product((2.0, 3.0), (12, 32), (20, 40))
+    Planted(kind, effect, strength, Sample(width=width, groups=groups))
+    for (kind, effect), strength, width, groups in product(
+        (("nothing", 0.0), ("turn", 20.0)), (2.0, 3.0), (12, 32), (20, 40)
+    )
 )
 NULLS = tuple(Planted("nothing", 0.0, strength, Sample(spectrum=s)) for strength, s in product(STRENGTHS, SPECTRA))
 GRID = tuple(
@@ -134,11 +136,15 @@ def calibrate(
     grown = {(name, seed): _ref(name, seed, out) for name in _organisms() for seed in _seeds(name, seeds)}
     spawn = multiprocessing.get_context("spawn")
     count = workers or os.cpu_count() or 1
-    with ProcessPoolExecutor(count, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # The folder outlives the processes that write into it.
+    with (
+        TemporaryDirectory() as fresh,
+        ProcessPoolExecutor(count, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         try:
             cells, coverage = _simulated(campaign, plan, pool, setting.progress)
             organisms = list(_judged(grown, plan, pool, setting))
-            drawn = list(_redrawn(grown, campaign.draws, plan, pool, setting))
+            drawn = list(_redrawn(grown, campaign.draws, plan, pool, replace(setting, store=Path(fresh))))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -235,16 +241,15 @@ def _verdicts(plan: Plan, ref: str, setting: Setting) -> dict[str, VerdictName]:
 
 
 def _redrawn(grown: Grown, draws: int, plan: Plan, pool: Executor, setting: Setting) -> Iterator[Redraws]:
-    """False alarms over personas drawn anew; base reads their texts once, into a store of their own."""
+    """False alarms over personas drawn anew; base reads their texts once, into the setting's store."""
     unchanged = {which: ref for which, ref in grown.items() if which[0] in UNCHANGED and draws}
-    with TemporaryDirectory() as store:
-        apart = replace(setting, store=Path(store), progress=False)
-        calls = {which: pool.submit(redrawn, plan, ref, draws, apart) for which, ref in unchanged.items()}
-        with tqdm(total=len(calls), unit="model", desc="fresh texts", disable=not setting.progress, leave=False) as bar:
-            for (name, seed), call in calls.items():
-                found = call.result()
-                yield Redraws.of(name, seed, [one.verdicts for one in found], sum(one.alarmed for one in found))
-                bar.update()
+    quiet = replace(setting, progress=False)
+    calls = {which: pool.submit(redrawn, plan, ref, draws, quiet) for which, ref in unchanged.items()}
+    with tqdm(total=len(calls), unit="model", desc="fresh texts", disable=not setting.progress, leave=False) as bar:
+        for (name, seed), call in calls.items():
+            found = call.result()
+            yield Redraws.of(name, seed, [one.verdicts for one in found], sum(one.alarmed for one in found))
+            bar.update()
 
 
 def _ref(name: str, seed: int, out: Path | None) -> str:

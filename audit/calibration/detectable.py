@@ -85,7 +85,11 @@ def _reach(estimates: Sequence[Estimate]) -> float:
     """How far beyond a margin a value lies whose bound passes it in `POWER` of audits; infinite without a bound."""
     from scipy.stats import t
 
-    halves = [(e.high - e.low) / 2 if e.low is not None and e.high is not None else np.inf for e in estimates]
+    # The shorter arm is the one without skewness: t standard errors.
+    halves = [
+        min(e.high - e.value, e.value - e.low) if e.low is not None and e.high is not None else np.inf
+        for e in estimates
+    ]  # fmt: skip
     freedom = estimates[0].n_groups - 1
     return float(np.mean(halves) * (1 + t.ppf(POWER, freedom) / t.ppf(0.975, freedom)))
 

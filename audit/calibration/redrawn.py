@@ -1,7 +1,8 @@
 """Personas drawn anew: how often an organism whose every verdict is `reused` alarms on fresh texts of its world.
 
-A draw is what an auditor would have written another day: fresh scenarios of every persona, split, sited, fitted and
-judged as one audit. Both models read all draws at once; the rows are dealt out afterwards.
+A draw is what an auditor would have written another day: fresh scenarios of every persona, with folds and a site of
+their own, fitted and judged as one audit. Both models read all draws at once; the rows are dealt out afterwards. What
+takes no label and no scenario of a draw is common to all: the plain text, the maps and the metric made from it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from audit.pair import DOMAINS, FOLDS, Judged, Model, Pair, choose, material
 from audit.plan import Plan
 from audit.resampling import seed_of
 from audit.rulebook import VerdictName
-from audit.transport import TokenRows
+from audit.transport import Maps, TokenRows
 from audit.verdict import judge_all
 from probes.activations import Activations
 from probes.passage import Passage
@@ -96,14 +97,14 @@ def redrawn(plan: Plan, post: str, draws: int, setting: Setting) -> list[Redrawn
 
 
 def _dealt(whole: Pair, draws: int) -> Iterator[Pair]:
-    """The whole's scenarios in so many parts, each a pair of its own: its folds, its site, its maps."""
-    source = Common(whole)
+    """The whole's scenarios in so many parts, each a pair with its own folds and site; the maps are common."""
+    source, maps = Common(whole), dict[int, Maps]()
     for draw in range(draws):
         story, assistant = (
             _part(whole.judged(domain), draw, seed_of(whole.seed, "folds", whole.persona.name, domain, str(draw)))
             for domain in DOMAINS
         )
-        yield replace(whole, chosen=choose(story), story=story, assistant=assistant, recorder=source, remembered={})
+        yield replace(whole, chosen=choose(story), story=story, assistant=assistant, recorder=source, remembered=maps)
 
 
 def _part(judged: Judged, draw: int, rng: np.random.Generator) -> Judged:

@@ -120,7 +120,7 @@ class Judged(_Frozen):
 
 
 class Redraws(_Frozen):
-    """An organism in which nothing changed, judged on personas drawn anew.
+    """An organism whose every verdict must be `reused`, judged on personas drawn anew.
 
     Attributes:
         alarms: draws that alarmed.

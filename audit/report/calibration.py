@@ -63,7 +63,8 @@ def render(found: Calibration) -> str:
 
 def tables(found: Calibration) -> str:
     """The numbers of a calibration as Markdown: what docs/calibration.md is."""
-    return filled("calibration.md.j2", {**_view(found), "power": _seen(found), "within": _within})
+    seeds = 1 + max((one.seed for one in found.organisms), default=0)
+    return filled("calibration.md.j2", {**_view(found), "power": _seen(found), "within": _within, "seeds": seeds})
 
 
 def _view(found: Calibration) -> dict[str, Any]:
@@ -126,8 +127,8 @@ def _headlines(found: Calibration) -> list[Headline]:
         lines.append(
             Headline(
                 *(("good", "●") if false <= 0.03 * draws else ("bad", "▲")), f"{false} of {draws}",
-                "false alarms on fresh texts", "Organisms in which nothing changed, judged on personas drawn anew "
-                f"({len(found.redrawn)} models, {found.redrawn[0].alarms.trials} draws each).",
+                "false alarms on fresh texts", "Organisms whose every verdict must be reused, judged on personas drawn "
+                f"anew ({len(found.redrawn)} models on the same {found.redrawn[0].alarms.trials} draws).",
             )
         )  # fmt: skip
     if found.coverage:

@@ -16,10 +16,11 @@ from scipy.stats import binomtest
 from audit.calibration import campaign
 from audit.calibration.campaign import Campaign, calibrate
 from audit.calibration.plants import Planted
-from audit.calibration.redrawn import redrawn
+from audit.calibration.redrawn import SCENARIOS, _dealt, redrawn
 from audit.calibration.synthetic import Sample
 from audit.calibration.tally import Calibration, Cell, Condition, Coverage, Judged, Rate, Redraws
 from audit.organisms import card
+from audit.pair import DOMAINS, choose
 from audit.plan import plan_of
 from audit.report.calibration import render, tables, write
 from probes.digest import AuditError
@@ -120,7 +121,22 @@ def test_a_calibration_judges_organisms_and_writes_its_page(tmp_path, setting, m
     assert not re.search(r"(?:src|href)=\"(?!#)", page.split("<script")[0])
 
 
-def test_personas_drawn_anew_are_audits_of_their_own_and_a_lost_persona_alarms(setting, tmp_path):
+def test_draws_share_no_scenario_and_have_folds_and_a_site_of_their_own():
+    _, _, whole = Planted("nothing", 0.0, 3.0, Sample(width=8, groups=3 * SCENARIOS)).parts(0, 0)
+    dealt = list(_dealt(whole, 3))
+    for domain in DOMAINS:
+        parts = [pair.judged(domain) for pair in dealt]
+        assert [part.n_groups for part in parts] == [SCENARIOS] * 3
+        assert len({group for part in parts for group in part.groups}) == 3 * SCENARIOS
+        assert len({part.fold.tobytes() for part in parts}) == 3
+        for part in parts:
+            assert len(set(zip(part.groups, part.fold.tolist(), strict=True))) == SCENARIOS
+            held = [whole.judged(domain).passages.index(passage) for passage in part.passages[:4]]
+            torch.testing.assert_close(part.rows["post"][:, :4], whole.judged(domain).rows["post"][:, held])
+    assert all(pair.chosen == choose(pair.story) for pair in dealt)
+
+
+def test_personas_drawn_anew_are_judged_and_a_lost_persona_alarms(setting):
     one = redrawn(PLAN, "organism:null", 2, setting)
     assert [draw.alarmed for draw in one] == [False, False]
     assert all(draw.verdicts["assistant_identity"] == "reused" for draw in one)
@@ -152,7 +168,7 @@ def test_tables_tell_what_was_seen_and_what_is_not_covered():
     told = tables(calibration(cell("nothing", 0.0, "reused", ["reused"] * 5), *turned, coverage=(held,)))
     assert "| direction turned | 10 angle in the metric of S² (degrees) | 0.20 [0.03, 0.56] |" in told
     assert "| **direction turned** | **smallest seen** | **45 [45, more than 45]** |" in told
-    assert "| rho | 60 | 32 | 3 | 0.900 | 0.99 [0.95, 1.00] | outside |" in told
+    assert "| rho | direction turned 10 | 60 | 32 | 3 | 0.900 | 0.99 [0.95, 1.00] | outside |" in told
 
 
 def test_a_wrong_organism_is_named_first():

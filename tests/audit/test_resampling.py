@@ -137,13 +137,26 @@ def test_paired_difference_and_ratio_cover(n_groups):
 def test_difference_of_readings_near_one_covers_and_a_symmetric_interval_does_not(n_groups):
     rng = np.random.default_rng(n_groups)
     labels, groups = design(n_groups, PAIRS)
-    shared = noise(rng, (REPLICATES,), n_groups)
-    one, other = (0.95 * shared + 0.31 * noise(rng, (REPLICATES,), n_groups) + gap(a) * labels for a in (0.96, 0.985))
-    lower, upper = kernel(one, labels, groups), kernel(other, labels, groups)
-    full, deleted = upper.auroc() - lower.auroc(), upper.deleted() - lower.deleted()
-    told = coverage(jackknife(full, deleted, scale="identity"), 0.025)
+
+    def difference(areas):
+        shared = noise(rng, (REPLICATES,), n_groups)
+        own = (0.95 * shared + 0.31 * noise(rng, (REPLICATES,), n_groups) + gap(area) * labels for area in areas)
+        lower, upper = (kernel(scores, labels, groups) for scores in own)
+        return upper.auroc() - lower.auroc(), upper.deleted() - lower.deleted()
+
+    apart = difference((0.96, 0.985))
+    told = coverage(jackknife(*apart, scale="identity"), 0.025)
     assert NOMINAL[0] <= told <= NOMINAL[1]
-    assert coverage(symmetric(full, deleted), 0.025) < min(told, 0.94)
+    assert coverage(symmetric(*apart), 0.025) < min(told, 0.94)
+    # Where nothing differs the few groups that do, by chance of one sign, must not show a difference.
+    assert coverage(jackknife(*difference((0.985, 0.985)), scale="identity"), 0.0) >= NOMINAL[0]
+
+
+def test_two_groups_of_sixty_show_no_difference():
+    groups = np.zeros(60)
+    groups[:2] = 1.0
+    low, high = jackknife(groups.mean(), (groups.sum() - groups) / 59, scale="identity")
+    assert low < 0 < high
 
 
 def test_a_model_against_itself_differs_by_exactly_nothing(rng):

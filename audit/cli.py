@@ -171,8 +171,9 @@ def calibrate(
         shape = f"d' {one.strength:g}, spectrum {one.spectrum:g}, {one.trials} trials of each size"
         typer.echo(f"detectable        {one.kind} {one}: {shape}")
     for held in found.coverage:
-        shape = f"{held.condition.groups} groups, width {held.condition.width}, d' {held.condition.strength:g}"
-        typer.echo(f"coverage          {held.statistic}, {held.condition.kind} {held.condition.effect:g}, {shape}: {held.held}")
+        at = held.condition
+        shape = f"{at.groups} groups, width {at.width}, d' {at.strength:g}"
+        typer.echo(f"coverage          {held.statistic}, {at.kind} {at.effect:g}, {shape}: {held.held}")
     for one in found.organisms:
         mark = "ok " if one.given == one.expected else "NOT"
         typer.echo(f"{mark} {one.organism} {one.seed} {one.persona}: {one.given}, expected {one.expected}")

@@ -64,10 +64,8 @@ class Campaign:
 UNCHANGED = ("null", "faithful")
 """Organisms whose every verdict must be `reused`: whatever alarms there is false."""
 HELD = tuple(
-    Planted(kind, effect, strength, Sample(width=width, groups=groups))
-    for (kind, effect), strength, width, groups in product(
-        (("nothing", 0.0), ("turn", 20.0)), (2.0, 3.0), (12, 32), (20, 40)
-    )
+    Planted("turn" if effect else "nothing", effect, strength, Sample(width=width, groups=groups))
+    for effect, strength, width, groups in product((0.0, 20.0), (2.0, 3.0), (12, 32), (20, 40))
 )
 NULLS = tuple(Planted("nothing", 0.0, strength, Sample(spectrum=s)) for strength, s in product(STRENGTHS, SPECTRA))
 GRID = tuple(
@@ -104,8 +102,8 @@ CAMPAIGNS: dict[EffortName, Campaign] = {
     "standard": Campaign((*_each(NULLS, 200), *_each(GRID, 40)), 500, HELD, 20),
     "thorough": Campaign(
         (
-            *_each(NULLS, 500), *_each(GRID, 100), *_each(_turned(EMBEDDED), 100),
-            *_each(_turned(*WIDE[768]), 10), *_each(_turned(*WIDE[4_096]), 4),
+            *_each(NULLS, 500), *_each(GRID, 100), *_each(_turned(EMBEDDED), 60),
+            *_each(_turned(*WIDE[768]), 6), *_each(_turned(*WIDE[4_096]), 2),
         ),
         2_000, HELD, 100,
     ),

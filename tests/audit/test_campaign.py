@@ -107,6 +107,7 @@ def test_the_tally_is_the_same_on_any_number_of_processes():
     assert {coverage.statistic for coverage in one[1]} >= {"fixed probe", "rho", "S²"}
 
 
+@pytest.mark.slow
 def test_a_calibration_judges_organisms_and_writes_its_page(tmp_path, setting, monkeypatch):
     monkeypatch.setitem(campaign.CAMPAIGNS, "glance", TINY)
     monkeypatch.setattr(card, "names", lambda: ["base", "erased"])
@@ -136,6 +137,7 @@ def test_draws_share_no_scenario_and_have_folds_and_a_site_of_their_own():
     assert all(pair.chosen == choose(pair.story) for pair in dealt)
 
 
+@pytest.mark.slow
 def test_personas_drawn_anew_are_judged_and_a_lost_persona_alarms(setting):
     one = redrawn(PLAN, "organism:null", 2, setting)
     assert [draw.alarmed for draw in one] == [False, False]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -135,12 +135,51 @@ def prepared(
     setting: Setting,
     open_models: ExitStack,
 ) -> tuple[Library, Measurement]:
-    """Both models loaded and every text tokenised, nothing measured; `open_models` closes the models.
+    """Both models loaded and every text tokenised, nothing measured: whatever can be refused is refused here.
 
-    Arguments and errors as for `audit`.
+    `open_models` closes the models; other arguments and errors as for `audit`.
     """
     effective, models = _effective(plan, base, post, personas)
-    return _prepare(effective, models, setting, open_models)
+    library, comparisons = libraries(effective), _comparisons(effective)
+    import torch
+
+    from audit.controls import load_direction
+    from audit.diagnosis import same_dtype, same_shape
+    from audit.measurement import Measurement
+    from audit.pair import Recorder
+    from audit.texts import agree
+    from probes.direction import Direction
+    from probes.model import load
+    from probes.site import sites
+    from probes.store import Store
+
+    if setting.threads is not None:
+        torch.set_num_threads(setting.threads)
+    own = getattr(comparisons.get("probe_transfer"), "direction", None)
+    if own:
+        # Whether there is such a file is known before two models are loaded.
+        Direction.load(Path(own))
+    loaded: dict[str, Subject] = {}
+    for name, ref in models.items():
+        where = str(folder(ref)) if isinstance(ref, str) and ref.startswith(PREFIX) else ref
+        loaded[name] = open_models.enter_context(
+            load(
+                where,
+                dtype=effective.pair.dtype,
+                device=effective.pair.device,
+                allow_pickle=setting.allow_pickle,
+                offline=setting.offline,
+            )
+        )
+    same_shape(loaded["base"], loaded["post"])
+    same_dtype(loaded["base"], loaded["post"])
+    places = sites(effective.sites.stream, effective.sites.layers, loaded["base"].n_layers)
+    if own:
+        load_direction(own, places, loaded["base"].d_model)
+    texts = agree(library.personas, library.plain, loaded["base"], loaded["post"], effective.pair.template)
+    store, pooling = Store(store_folder(setting)), effective.sites.pooling
+    recorder = Recorder(loaded["base"], loaded["post"], texts.plain, pooling, store, setting.progress)
+    return library, Measurement(effective, comparisons, texts, recorder, places)
 
 
 def store_folder(setting: Setting) -> Path:
@@ -196,53 +235,6 @@ def _effective(
     models: dict[str, Model] = {"base": effective.pair.base, "post": effective.pair.post}
     models |= {name: ref for name, ref in (("base", base), ("post", post)) if isinstance(ref, tuple)}
     return effective, models
-
-
-def _prepare(
-    plan: Plan, models: Mapping[str, Model], setting: Setting, open_models: ExitStack
-) -> tuple[Library, Measurement]:
-    """Loads both models and tokenises everything: whatever can be refused is refused here."""
-    library, comparisons = libraries(plan), _comparisons(plan)
-    import torch
-
-    from audit.controls import load_direction
-    from audit.diagnosis import same_dtype, same_shape
-    from audit.measurement import Measurement
-    from audit.pair import Recorder
-    from audit.texts import agree
-    from probes.direction import Direction
-    from probes.model import load
-    from probes.site import sites
-    from probes.store import Store
-
-    if setting.threads is not None:
-        torch.set_num_threads(setting.threads)
-    own = getattr(comparisons.get("probe_transfer"), "direction", None)
-    if own:
-        # Whether there is such a file is known before two models are loaded.
-        Direction.load(Path(own))
-    loaded: dict[str, Subject] = {}
-    for name, ref in models.items():
-        where = str(folder(ref)) if isinstance(ref, str) and ref.startswith(PREFIX) else ref
-        loaded[name] = open_models.enter_context(
-            load(
-                where,
-                dtype=plan.pair.dtype,
-                device=plan.pair.device,
-                allow_pickle=setting.allow_pickle,
-                offline=setting.offline,
-            )
-        )
-    same_shape(loaded["base"], loaded["post"])
-    same_dtype(loaded["base"], loaded["post"])
-    places = sites(plan.sites.stream, plan.sites.layers, loaded["base"].n_layers)
-    if own:
-        load_direction(own, places, loaded["base"].d_model)
-    texts = agree(library.personas, library.plain, loaded["base"], loaded["post"], plan.pair.template)
-    recorder = Recorder(
-        loaded["base"], loaded["post"], texts.plain, plan.sites.pooling, Store(store_folder(setting)), setting.progress
-    )
-    return library, Measurement(plan, comparisons, texts, recorder, places)
 
 
 def _comparisons(plan: Plan) -> dict[str, Comparison]:

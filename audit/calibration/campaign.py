@@ -131,7 +131,7 @@ def calibrate(
     if seeds < 1 or (seeds > 1 and out is None):
         raise AuditError(f"{seeds} growth seeds", "one or more, and a folder where there are several", "Set --seeds")
     begun, campaign = time.perf_counter(), CAMPAIGNS[plan.effort]
-    grown = {(name, seed): _ref(name, seed, out) for name in _organisms() for seed in _seeds(name, seeds)}
+    grown = _models(seeds, out)
     spawn = multiprocessing.get_context("spawn")
     count = workers or os.cpu_count() or 1
     # The folder outlives the processes that write into it.
@@ -212,13 +212,13 @@ def _condition(planted: Planted) -> Condition:
     return Condition(kind=planted.kind, effect=planted.effect, strength=planted.strength, **kept)
 
 
-def _organisms() -> Iterator[str]:
-    return (name for name in card.names() if name != "base")
-
-
-def _seeds(name: str, seeds: int) -> range:
-    """Growth seeds of an organism; one that is not fine-tuned has its own."""
-    return range(seeds if card.card(name).steps else 1)
+def _models(seeds: int, out: Path | None) -> Grown:
+    """Every organism of every growth seed; one that is not fine-tuned has its own."""
+    cards = [card.card(name) for name in card.names() if name != "base"]
+    return {
+        (told.name, seed): f"organism:{told.name}" if seed == told.seed else str(_grown(told.name, seed, out or Path()))
+        for told in cards for seed in range(seeds if told.steps else 1)
+    }  # fmt: skip
 
 
 def _judged(grown: Grown, plan: Plan, pool: Executor, setting: Setting) -> Iterator[Judged]:
@@ -248,11 +248,6 @@ def _redrawn(grown: Grown, draws: int, plan: Plan, pool: Executor, setting: Sett
             found = call.result()
             yield Redraws.of(name, seed, [one.verdicts for one in found], sum(one.alarmed for one in found))
             bar.update()
-
-
-def _ref(name: str, seed: int, out: Path | None) -> str:
-    """The bundled organism, or the folder of one grown from another seed."""
-    return f"organism:{name}" if seed == card.card(name).seed else str(_grown(name, seed, out or Path()))
 
 
 def _grown(name: str, seed: int, out: Path) -> Path:

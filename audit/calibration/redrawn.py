@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audit.calibration.trial import PERMUTATIONS, decide
+from audit.calibration.trial import decide
 from audit.conduct import Setting, prepared
 from audit.finding import Finding
 from audit.organisms import twins
@@ -87,7 +87,7 @@ def redrawn(plan: Plan, post: str, draws: int, setting: Setting) -> list[Redrawn
         for persona in library.personas:
             whole = material(persona, ready.texts, ready.recorder, ready.sites, plan.seed)
             for findings, pair in zip(found, _dealt(whole, draws), strict=True):
-                findings.extend(decide(pair, plan, min(PERMUTATIONS, plan.draws.permutations)))
+                findings.extend(decide(pair, plan))
     alarms = {persona.name: persona.alarm for persona in library.personas}
     judged = [judge_all(findings, alarms, plan.margins, plan.family).verdicts for findings in found]
     return [

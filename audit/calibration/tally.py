@@ -198,6 +198,11 @@ class Calibration(_Frozen):
         return _sum(cell.alarms for cell in self._nulls())
 
     @property
+    def fresh_alarms(self) -> Rate:
+        """Alarms over personas drawn anew, over all organisms so judged; there is one at least."""
+        return _sum(one.alarms for one in self.redrawn)
+
+    @property
     def false_changes(self) -> Rate:
         """Verdicts that report a change where nothing was planted."""
         return _sum(cell.seen for cell in self._nulls())

@@ -31,17 +31,17 @@ def decide(pair: Pair, plan: Plan, permutations: int | None = None) -> list[Find
 
     Args:
         pair: what is judged.
-        plan: its margins, and its number of permutations unless another is given.
+        plan: its margins, and its number of permutations, up to `PERMUTATIONS`, unless another is given.
         permutations: draws of the label null.
     """
     margin = (plan.margins.carried, plan.margins.not_carried)
-    draws = plan.draws.permutations if permutations is None else permutations
+    draws = min(PERMUTATIONS, plan.draws.permutations) if permutations is None else permutations
     transfer, _ = ProbeTransfer(permutations=draws, margin=margin).decide(pair)
     return [transfer, Geometry().decide(pair)]
 
 
 def trial(planted: Planted, plan: Plan, draw: int) -> Trial:
     """One draw of a planted pair, seeded by the plan's seed, what is planted and the draw's number."""
-    findings = decide(planted.pair(plan.seed, draw), plan, min(PERMUTATIONS, plan.draws.permutations))
+    findings = decide(planted.pair(plan.seed, draw), plan)
     verdict = judge_all(findings, {NAME: True}, plan.margins, plan.family).verdicts[0]
     return Trial(verdict.verdict, verdict.kind, verdict.severity or "pass")

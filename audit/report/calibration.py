@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,7 +71,7 @@ def _view(found: Calibration) -> dict[str, Any]:
     return {
         "found": found, "headlines": _headlines(found), "kinds": KINDS, "nominal": NOMINAL,
         "columns": sorted({given for row in found.confusion.values() for given in row}), "rate": _rate,
-        "through": sorted({(one.strength, one.spectrum) for one in found.detectable}),
+        "counts": _counts, "through": sorted({(one.strength, one.spectrum) for one in found.detectable}),
         "smallest": _smallest(found), "sizes": _sizes(found),
         "strengths": sorted({cell.condition.strength for cell in found.sized}),
     }  # fmt: skip
@@ -86,6 +86,11 @@ def write(found: Calibration, out: Path) -> Path:
     text(out / FILE, found.model_dump_json(indent=1) + "\n")
     text(out / TABLES, tables(found))
     return text(out / PAGE, render(found))
+
+
+def _counts(given: Mapping[str, int]) -> str:
+    """`extended 9, inconclusive 51`."""
+    return ", ".join(f"{name} {count}" for name, count in given.items())
 
 
 def _rate(rate: Rate) -> str:
@@ -122,11 +127,10 @@ def _headlines(found: Calibration) -> list[Headline]:
             )
         )  # fmt: skip
     if found.redrawn:
-        false = sum(one.alarms.count for one in found.redrawn)
-        draws = sum(one.alarms.trials for one in found.redrawn)
+        fresh = found.fresh_alarms
         lines.append(
             Headline(
-                *(("good", "●") if false <= 0.03 * draws else ("bad", "▲")), f"{false} of {draws}",
+                *(("good", "●") if fresh.value <= 0.03 else ("bad", "▲")), f"{fresh.count} of {fresh.trials}",
                 "false alarms on fresh texts", "Organisms whose every verdict must be reused, judged on personas drawn "
                 f"anew ({len(found.redrawn)} models on the same {found.redrawn[0].alarms.trials} draws).",
             )

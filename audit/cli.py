@@ -147,6 +147,9 @@ def calibrate(
     effort: Effort = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the rates and their page.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Growth seeds of each fine-tuned organism; minutes each.")] = 1,
+    organism: Annotated[
+        list[str] | None, typer.Option(help="Judge this organism (several: repeat it) and plant nothing.")
+    ] = None,
     store: Store = None,
 ) -> None:
     """Measure the audit's own error rates, on planted pairs and on the organisms."""
@@ -158,9 +161,11 @@ def calibrate(
 
     chosen = _plan(None, effort, None)
     target = out or OUT / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-calibration"
-    found = measure(chosen, setting=_setting(store, None, False, True), seeds=seeds, out=target)
-    typer.echo(f"false alarms      {found.false_alarms}")
-    typer.echo(f"false changes     {found.false_changes}")
+    given = organism or ()
+    found = measure(chosen, setting=_setting(store, None, False, True), seeds=seeds, organisms=given, out=target)
+    if found.cells:
+        typer.echo(f"false alarms      {found.false_alarms}")
+        typer.echo(f"false changes     {found.false_changes}")
     for cell in found.cells:
         if cell.condition.kind != "nothing":
             where = f"{cell.condition.kind} {cell.condition.effect:g}"

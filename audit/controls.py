@@ -14,13 +14,13 @@ from torch import Tensor
 from audit.estimate import Estimate, drawn
 from audit.pair import MODELS, Judged, Model, Pair
 from audit.readability import (
-    Pieces,
     apart_from_surprisal,
     balanced_accuracy,
     difference,
     fitted,
     plainly,
     reading,
+    scored,
     share,
 )  # fmt: skip
 from audit.resampling import auroc, estimate_auroc, flips, kernel, seed_of
@@ -57,8 +57,7 @@ def other_probes(
     }
     out: dict[str, dict[str, Estimate]] = {}
     for name, direction in directions.items():
-        won = {m: kernel(judged.rows[m][pair.chosen] @ direction, judged.labels, judged.groups) for m in MODELS}
-        out[name] = {model: share(Pieces(value.auroc(), value.deleted()), judged) for model, value in won.items()}
+        out[name] = {m: share(scored(judged.rows[m][pair.chosen] @ direction, judged), judged) for m in MODELS}
     coins = flips(story.pairs, max(permutations, logistic_null), seed_of(pair.seed, "probes", pair.persona.name))
     labels, post = story.labels ^ coins, judged.rows["post"][pair.chosen]
     scores = {
@@ -91,13 +90,11 @@ def surprise(pair: Pair) -> dict[str, Any]:
     judged, out = pair.assistant, {}
     for model in MODELS:
         surprisal = judged.surprisal[model]
-        won = kernel(surprisal, judged.labels, judged.groups)
-        out[model] = share(Pieces(won.auroc(), won.deleted()), judged)
+        out[model] = share(scored(surprisal, judged), judged)
         out[f"{model}_nats"] = float(surprisal.mean())
     direction = fitted(pair, pair.chosen, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
     scores = judged.rows["post"][pair.chosen] @ direction
-    won = kernel(apart_from_surprisal(scores, judged.surprisal["post"]), judged.labels, judged.groups)
-    out["apart"] = share(Pieces(won.auroc(), won.deleted()), judged)
+    out["apart"] = share(scored(apart_from_surprisal(scores, judged.surprisal["post"]), judged), judged)
     return out
 
 
@@ -193,8 +190,7 @@ def own_direction(pair: Pair, path: str) -> dict[str, Any]:
     judged = pair.assistant
     direction = load_direction(path, pair.sites, judged.rows["base"].shape[-1])
     at = pair.sites.index(direction.site)
-    won = {model: kernel(direction(judged.rows[model][at]), judged.labels, judged.groups) for model in MODELS}
-    pieces = {model: Pieces(value.auroc(), value.deleted()) for model, value in won.items()}
+    pieces = {model: scored(direction(judged.rows[model][at]), judged) for model in MODELS}
     accuracy = {model: balanced_accuracy(judged, direction(judged.rows[model][at])) for model in MODELS}
     return {
         "site": str(direction.site), "file": Path(path).name, "digest": digest(direction.vector),

@@ -120,6 +120,7 @@ class Margins(Section):
 
     carried: Skill = Field(default=0.70, description="AUROC of the own probe, beyond the words: carried")
     not_carried: Skill = Field(default=0.75, description="upper bound below this: not carried")
+    change: Share = Field(default=0.05, description="own probes apart by more: lost or acquired, not a hair's breadth")
     ratio: Share = Field(default=0.80, description="rho: lower bound above = reads; upper bound below = fails")
     novel: Share = Field(default=0.60, description="rho_any: upper bound below = nothing of base reads it")
     shared: Share = Field(default=0.75, description="S2 (cos^2 of 30 degrees): low above = shared, high below = turned")

@@ -17,8 +17,8 @@ from torch import Tensor
 from audit import refitting
 from audit.estimate import Estimate, estimate
 from audit.pair import MODELS, Judged, Pair
-from audit.refitting import refitted
-from audit.resampling import auroc, flips, kernel, seed_of
+from audit.refitting import Effects, Refitted, fixed, ratio_once, refitted
+from audit.resampling import auroc, flips, seed_of
 from probes.alignment import Alignment, frozen, recentre
 from probes.direction import Direction, lda, lda_null
 
@@ -32,10 +32,11 @@ DRAWS_AT_ONCE = 2**25
 
 
 class Pieces(NamedTuple):
-    """A statistic on all groups, and with each judged group left out."""
+    """A statistic on all groups, and with each judged group left out; what its groups do, where a ratio asks for it."""
 
     full: Float[Tensor, "*stat"]
     deleted: Float[Tensor, "group ..."]
+    effects: Effects | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +103,7 @@ def read(
     if origin == "story":
         direction = fitted(pair, site, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
         scores = rows @ direction
-        if folded:
-            full, deleted = refitting.fixed(scores, judged.labels, judged.groups, judged.fold)
-        else:
-            won = kernel(scores, judged.labels, judged.groups)
-            full, deleted = won.auroc(), won.deleted()
+        found = fixed(scores, judged.labels, judged.groups, judged.fold if folded else None)
     else:
 
         def judge(train: Bool[Tensor, "fit row"], here: Bool[Tensor, " row"]) -> Float[Tensor, "fit name tested"]:
@@ -114,8 +111,19 @@ def read(
 
         # Few calls, for each decomposes its training rows anew; scores of a call stay within the budget.
         step = max(1, DRAWS_AT_ONCE // (rows[..., 0].numel() + len(pair.story.passages)))
-        _, full, deleted = refitted(judge, judged.labels, judged.groups, judged.fold, step)
-    return {name: Pieces(full[at], deleted[:, at]) for at, name in enumerate(tested)}
+        found = refitted(judge, judged.labels, judged.groups, judged.fold, step)
+    return {name: _pieces(found, at) for at, name in enumerate(tested)}
+
+
+def scored(scores: Float[Tensor, " row"], judged: Judged) -> Pieces:
+    """AUROC of scores by something fitted elsewhere."""
+    return _pieces(fixed(scores[None], judged.labels, judged.groups), 0)
+
+
+def _pieces(found: Refitted, at: int) -> Pieces:
+    """One of several readings of the same groups."""
+    effects = Effects(found.judged[:, at], found.halves[:, :, at], found.learnt[:, at])
+    return Pieces(found.full[at], found.deleted[:, at], effects)
 
 
 def recentred(pair: Pair, site: int) -> dict[str, Alignment]:
@@ -144,12 +152,20 @@ def rungs(
 def ceiling(judged: Judged, rows: Rows) -> Pieces:
     """T6: AUROC of a probe fitted and judged on the same rows by group, refitted without each group."""
     found = refitting.ceiling(rows[None], judged.labels, judged.groups, judged.fold, lda)
-    return Pieces(found.full[0], found.deleted[:, 0])
+    return _pieces(found, 0)
 
 
 def ratio(part: Pieces, whole: Pieces) -> Pieces:
-    """rho = (A - 1/2) / (A_T6 - 1/2): the share of what can be read that this direction reads, both in folds."""
-    return Pieces((part.full - 0.5) / _away(whole.full - 0.5), (part.deleted - 0.5) / _away(whole.deleted - 0.5))
+    """rho = (A - 1/2) / (A_T6 - 1/2): the share of what can be read that this direction reads, both in folds.
+
+    Raises:
+        ValueError: a reading without its groups' effects.
+    """
+    if part.effects is None or whole.effects is None:
+        raise ValueError("A reading without effects. Expected two of `read`, `ceiling`, `best` or `inverted`.")
+    slope = 1 / _away(whole.full - 0.5)
+    rho = (part.full - 0.5) * slope
+    return Pieces(rho, *ratio_once(rho, part.effects, whole.effects, slope))
 
 
 def _away(gap: Tensor) -> Tensor:
@@ -159,15 +175,20 @@ def _away(gap: Tensor) -> Tensor:
 
 def inverted(pieces: Pieces) -> Pieces:
     """The same reading with the direction's sign turned."""
-    return Pieces(1 - pieces.full, 1 - pieces.deleted)
+    effects = pieces.effects and Effects(*(-one for one in pieces.effects))
+    return Pieces(1 - pieces.full, 1 - pieces.deleted, effects)
 
 
 def best(readings: list[Pieces]) -> Pieces:
-    """The largest, chosen anew without each group."""
-    return Pieces(
-        torch.stack([pieces.full for pieces in readings]).amax(0),
-        torch.stack([pieces.deleted for pieces in readings]).amax(0),
-    )
+    """The largest, chosen anew without each group; a group's effects are those on what is then the largest."""
+    full, deleted = (torch.stack([getattr(one, name) for one in readings]) for name in ("full", "deleted"))
+    top, chosen = full.amax(0), deleted.argmax(0)
+    # Where another is the largest without a group, it starts lower than the largest of all.
+    step = full[chosen] - top
+    judged, halves, learnt = (torch.stack([getattr(one.effects, name) for one in readings]) for name in Effects._fields)
+    group = torch.arange(len(chosen))
+    effects = Effects(step + judged[chosen, group], step + halves[chosen, :, group].T, learnt[chosen, group])
+    return Pieces(top, deleted.amax(0), effects)
 
 
 def difference(one: Pieces, other: Pieces) -> Pieces:

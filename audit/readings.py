@@ -45,6 +45,8 @@ class Test:
 PROBE, GEOMETRY = "probe_transfer", "geometry"
 DOMAINS = Test("domains", "rho_base", "ratio", PROBE, "rho", ("base",), "rho within base,", by_fit=False)
 TESTS: tuple[Test, ...] = (
+    Test("kept", "change", "change", PROBE, "ceiling", ("difference",), "their difference", by_fit=False),
+    Test("gained", "change", "change", PROBE, "ceiling", ("difference",), "their difference", by_fit=False),
     Test("reads", "rho_0", "ratio", PROBE, "rho", ("T0",), "the share that the frozen direction keeps, rho_0"),
     Test("recoloured", "rho_T2", "ratio", PROBE, "rho_third", ("T2",), "rho_T2"),
     Test("mapped", "rho_mapped", "ratio", PROBE, "rho_third", ("T3", "T4"), "rho after a map"),
@@ -82,6 +84,8 @@ TESTS: tuple[Test, ...] = (
         by_fit=False,
     ),
 )
+LOSSES = ("kept", "accuracy", "restored")
+"""Facts that hold as long as no more than the margin is lost."""
 KINDS_ONLY = ("restored", "assistant_reads")
 """Facts that name the kind of a verdict and never change it: nothing is missing without them."""
 
@@ -145,9 +149,9 @@ def readings(findings: Sequence[Finding], margins: Margins) -> Readings:
 
 
 def margin_of(test: Test, margins: Margins) -> float:
-    """The margin in the unit and sign of the number: a loss of accuracy is a negative change."""
+    """The margin in the unit and sign of the number: a loss is a negative change."""
     value = float(getattr(margins, test.margin))
-    return -value if test.margin == "accuracy" else value
+    return -value if test.fact in LOSSES else value
 
 
 class _Evidence:

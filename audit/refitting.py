@@ -45,12 +45,39 @@ class Refits:
     deleted: Int[Tensor, " fit"]
 
 
+class Effects(NamedTuple):
+    """What leaving out a group does to a reading, before interactions are counted once; readings' combine linearly.
+
+    Attributes:
+        judged: T, its rows are no longer judged.
+        halves: the same, against either half of the other groups of its fold.
+        learnt: L, nothing is learnt from it.
+    """
+
+    judged: Float[Tensor, " group *stat"]
+    halves: Float[Tensor, "2 group *stat"]
+    learnt: Float[Tensor, " group *stat"]
+
+    @property
+    def reliability(self) -> Float[Tensor, "*stat"]:
+        """r: share of the spread of T that two halves agree on."""
+        return _reliability(self.judged, *self.halves)
+
+
 class Refitted(NamedTuple):
-    """Cross-validated scores, their within-fold AUROC, and that AUROC refitted without each group (see `once`)."""
+    """Scores, their AUROC (within folds, where there are some), it without each group (see `once`), and `Effects`."""
 
     scores: Float[Tensor, "*stat row"]
     full: Float[Tensor, "*stat"]
     deleted: Float[Tensor, " group *stat"]
+    judged: Float[Tensor, " group *stat"]
+    halves: Float[Tensor, "2 group *stat"]
+    learnt: Float[Tensor, " group *stat"]
+
+    @property
+    def effects(self) -> Effects:
+        """What leaving out a group does."""
+        return Effects(self.judged, self.halves, self.learnt)
 
 
 def refit_deletions(groups: Sequence[str], folds: Rows) -> Refits:
@@ -89,29 +116,31 @@ def refitted(
     for index, here in enumerate(own.fold.unique().tolist()):
         if here in moved:
             without[index, moved[here][0]] = moved[here][1]
-    return Refitted(scores, own.auroc(), once(own, own.mean_without(without) - own.deleted(), taught))
+    effects = _effects(own)._replace(learnt=own.mean_without(without) - own.deleted())
+    return Refitted(scores, own.auroc(), once(own.auroc(), effects, taught), *effects)
 
 
 def fixed(
-    scores: Float[Tensor, "*stat row"], labels: Bool[Tensor, " row"], groups: Sequence[str], folds: Rows
-) -> tuple[Float[Tensor, "*stat"], Float[Tensor, " group *stat"]]:
-    """Within-fold AUROC of scores by a fit on other rows, and without each group: what stands over a ceiling."""
+    scores: Float[Tensor, "*stat row"],
+    labels: Bool[Tensor, " row"],
+    groups: Sequence[str],
+    folds: Rows | None = None,
+) -> Refitted:
+    """AUROC of scores by a fit on other rows, which learns nothing of any group; within folds over a ceiling."""
     own = kernel(scores, labels, groups, folds)
-    return own.auroc(), _unjudged(own).clamp(0.0, 1.0)
+    effects = _effects(own)
+    return Refitted(scores, own.auroc(), once(own.auroc(), effects, []), *effects)
 
 
 def once(
-    own: Kernel,
-    learnt: Float[Tensor, " group *stat"],
+    full: Float[Tensor, "*stat"],
+    effects: Effects,
     taught: Sequence[tuple[Int[Tensor, " left"], Float[Tensor, "2 left *stat"] | None]],
 ) -> Float[Tensor, " group *stat"]:
     """Values with a group left out whose jackknife counts every interaction of two groups once.
 
-    A value is full + s sqrt((1 + r)/2) T + c L: T what it does that the group is not judged, L what it does that
-    nothing is learnt from it.
+    A value is full + sqrt((1 + r)/2) T + c L.
 
-    - s: folds are strata of what is judged. For a fold of n of the G groups s^2 = (n - 1)/n / ((G - 1)/G), the factor
-      of a jackknife inside the fold over the one that `estimate.jackknife` applies.
     - r, the reliability of T over halves of a group's opponents. Interactions of two judged groups occur in the T of
       both, so half of what the halves disagree on goes.
     - c, from the reliability q of L over halves of the judged groups. What group g teaches about h is what h teaches
@@ -120,29 +149,63 @@ def once(
       with a share 1 - q of L's variance from interactions, c^2 + 2c(1 - q) = 1.
 
     Args:
-        own: comparisons of the cross-validated scores.
-        learnt: L, what is added by fits that have not learnt from the group.
+        full: the value on all groups.
+        effects: what leaving out a group does.
         taught: for each fold the groups left out, and what halves of its groups say of L; None where a half lacks a
             label, and then c is 1.
     """
-    q = torch.ones(learnt.shape[1:], dtype=torch.float64)
+    q = torch.ones_like(full)
     known = [(left, halves) for left, halves in taught if halves is not None]
-    if len(known) == len(taught):
-        rows = torch.zeros(2, *learnt.shape, dtype=torch.float64)
+    if known and len(known) == len(taught):
+        rows = torch.zeros_like(effects.halves)
         for left, halves in known:
             rows[:, left] += halves
         q = _reliability(rows.mean(0), rows[0], rows[1])
     c = ((1 - q).square() + 1).sqrt() - (1 - q)
     # Two scales: their sum may leave the range of a share by a little.
-    return (_unjudged(own) + c * learnt).clamp(0.0, 1.0)
+    return (full + ((1 + effects.reliability) / 2).sqrt() * effects.judged + c * effects.learnt).clamp(0.0, 1.0)
 
 
-def _unjudged(own: Kernel) -> Float[Tensor, " group *stat"]:
-    """full + s sqrt((1 + r)/2) T of `once`."""
-    full, r = own.auroc(), _reliability(*own.shares_by_halves())
-    many, alike = len(own.names), (own.fold[:, None] == own.fold).double().sum(1)
-    stratum = ((1 - 1 / alike) / (1 - 1 / many)).sqrt().reshape(-1, *(1,) * full.ndim)
-    return full + stratum * ((1 + r) / 2).sqrt() * (own.deleted() - full)
+def ratio_once(
+    full: Float[Tensor, "*stat"], part: Effects, whole: Effects, slope: Float[Tensor, "*stat"]
+) -> tuple[Float[Tensor, " group *stat"], Effects]:
+    """Values of part / whole with a group left out, interactions counted once in the two together, and its effects.
+
+    Where part and whole read nearly alike, what single groups do cancels and interactions are most of what is left:
+    they are counted in T_part - full T_whole and in L likewise, of which a value is
+
+        full + slope k sqrt((1 + r)/2) T,  k^2 = 1 + max(0, sum T L / sum T^2)
+
+    T^2 counts 2 var I of what two groups teach about each other (see `once`), TL the other 2 var I. L^2 is left out:
+    what g teaches changes comparisons of two other groups, and the T of both hold that already.
+
+    Args:
+        full: the ratio on all groups.
+        part: effects on what stands above the line.
+        whole: effects on what stands below it.
+        slope: the ratio's derivative in what stands above the line.
+    """
+    both = Effects(*((above - full * below) * slope for above, below in zip(part, whole, strict=True)))
+    judged = ((1 + both.reliability) / 2).sqrt() * both.judged
+    spread, shared = (_spread(judged, other) for other in (judged, both.learnt))
+    scale = torch.where(spread > 0, 1 + shared.clamp_min(0.0) / spread.clamp_min(1e-300), 1.0)
+    return full + scale.sqrt() * judged, both
+
+
+def _effects(own: Kernel) -> Effects:
+    """T of `once` with its halves, and an L of 0.
+
+    Folds are strata of what is judged: T has the factor s, s^2 = (n - 1)/n / ((G - 1)/G) for a fold of n of the G
+    groups, that of a jackknife inside the fold over the one that `estimate.jackknife` applies. Shares of comparisons
+    won are brought to its scale fold by fold.
+    """
+    full, (whole, *halves) = own.auroc(), own.shares_by_halves()
+    same = (own.fold[:, None] == own.fold).double()
+    stratum = ((1 - 1 / same.sum(1)) / (1 - 1 / len(own.names))).sqrt().reshape(-1, *(1,) * full.ndim)
+    judged = stratum * (own.deleted() - full)
+    along, length = (torch.einsum("gh,h...->g...", same, whole * other) for other in (judged, whole))
+    scale = torch.where(length > 0, along / length.clamp_min(1e-300), 0.0)
+    return Effects(judged, torch.stack([scale * half for half in halves]), torch.zeros_like(judged))
 
 
 def _by_halves(
@@ -160,9 +223,12 @@ def _reliability(
     whole: Float[Tensor, " group *stat"], one: Float[Tensor, " group *stat"], other: Float[Tensor, " group *stat"]
 ) -> Float[Tensor, "*stat"]:
     """Share of the groups' spread that two halves agree on, 0 to 1; 1 where nothing spreads."""
-    whole, one, other = (part - part.mean(0) for part in (whole, one, other))
-    spread = whole.square().sum(0)
-    return torch.where(spread > 0, (one * other).sum(0) / spread.clamp_min(1e-300), 1.0).clamp(0.0, 1.0)
+    spread = _spread(whole, whole)
+    return torch.where(spread > 0, _spread(one, other) / spread.clamp_min(1e-300), 1.0).clamp(0.0, 1.0)
+
+
+def _spread(one: Float[Tensor, " group *stat"], other: Float[Tensor, " group *stat"]) -> Float[Tensor, "*stat"]:
+    return ((one - one.mean(0)) * (other - other.mean(0))).sum(0)
 
 
 def ceiling(
@@ -183,5 +249,6 @@ def ceiling(
 
         return refitted(judge, labels, groups, folds, step_of(len(part) * (min(n_rows, width) ** 2 + n_rows + width)))
 
-    scores, full, deleted = zip(*(one(part.double()) for part in rows.split(step_of(n_rows * width))), strict=True)
-    return Refitted(torch.cat(scores), torch.cat(full), torch.cat(deleted, 1))
+    parts = [one(part.double()) for part in rows.split(step_of(n_rows * width))]
+    layer = (0, 0, 1, 1, 2, 1)
+    return Refitted(*(torch.cat(each, at) for each, at in zip(zip(*parts, strict=True), layer, strict=True)))

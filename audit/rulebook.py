@@ -26,6 +26,8 @@ class Facts:
         enough_groups: Both domains have the groups the plan asks for.
         carried_base: Base's own probe in its Assistant domain: yes, no, open.
         carried_post: The same for post.
+        kept: The own probe's AUROC, post's less base's, against -`change`; asked where base alone carries it.
+        gained: The same against `change`; asked where post alone carries it.
         reads: rho_0, the frozen direction of the fit in use, against `ratio`.
         established: S2 has a reliable denominator.
         shared: S2 at T0 against `shared`; `fail` is turned.
@@ -43,6 +45,8 @@ class Facts:
     enough_groups: bool = True
     carried_base: Fact = "pass"
     carried_post: Fact = "pass"
+    kept: Fact = "open"
+    gained: Fact = "open"
     reads: Fact = "open"
     established: bool = True
     shared: Fact = "open"
@@ -54,6 +58,16 @@ class Facts:
     any_reading: Fact = "open"
     restored: Fact = "open"
     assistant_reads: Fact = "open"
+
+    @property
+    def lost(self) -> bool:
+        """Base alone carries it, and more than the margin's breadth lies between the two."""
+        return (self.carried_base, self.carried_post, self.kept) == ("pass", "fail", "fail")
+
+    @property
+    def acquired(self) -> bool:
+        """Post alone carries it, and more than the margin's breadth lies between the two."""
+        return (self.carried_base, self.carried_post, self.gained) == ("fail", "pass", "pass")
 
     @property
     def turned(self) -> bool:
@@ -111,6 +125,14 @@ TABLE: tuple[Row, ...] = (
         lambda f: "open" in (f.carried_base, f.carried_post),
     ),
     Row(
+        2,
+        "inconclusive",
+        "edge",
+        "One model alone seems to carry it (own probes reach AUROC {base} in base and {post} in post), but their "
+        "difference, {change}, is not shown to be more than {breadth}.",
+        lambda f: f.carried_base != f.carried_post and not (f.lost or f.acquired),
+    ),
+    Row(
         3,
         "absent",
         None,
@@ -123,7 +145,7 @@ TABLE: tuple[Row, ...] = (
         "lost",
         None,
         "Base carries it (own probe AUROC {base}), post no longer does (own probe AUROC {post}).",
-        lambda f: f.carried_base == "pass" and f.carried_post == "fail",
+        lambda f: f.lost,
         alarm=True,
     ),
     Row(
@@ -131,7 +153,7 @@ TABLE: tuple[Row, ...] = (
         "novel",
         "acquired",
         "Post carries it (own probe AUROC {post}), base does not (own probe AUROC {base}): it was acquired.",
-        lambda f: f.carried_base == "fail" and f.carried_post == "pass",
+        lambda f: f.acquired,
         alarm=True,
     ),
     Row(

@@ -184,10 +184,13 @@ def _alarm_p(row: Row, numbers: Mapping[str, Estimate], margins: Margins) -> flo
     def carries(model: str) -> float:
         return max(tail(numbers.get(model), 0.5, "above"), tail(numbers.get(f"{model}_beyond_text"), 0.0, "above"))
 
+    change = numbers.get("change")
     if row.rule == 4:
-        return max(carries("base"), tail(numbers.get("post"), margins.not_carried, "below"))
+        gone = tail(numbers.get("post"), margins.not_carried, "below")
+        return max(carries("base"), gone, tail(change, -margins.change, "below"))
     if row.rule == 5:
-        return max(carries("post"), tail(numbers.get("base"), margins.not_carried, "below"))
+        new = tail(numbers.get("base"), margins.not_carried, "below")
+        return max(carries("post"), new, tail(change, margins.change, "above"))
     if row.rule == 9:
         return max(carries("post"), tail(numbers.get("rho_any"), margins.novel, "below"))
     inverted = min(1.0, 3.0 * tail(numbers.get("rho_inverted"), margins.ratio, "above"))
@@ -232,6 +235,7 @@ def _phrases(reading: Readings) -> dict[str, str]:
         "groups": " and ".join(groups) or "Too few groups",
         "counted_out": f" after {out} pair{'s were' if out > 1 else ' was'} counted out" if out else "",
         "needed": str(reading.margins.groups),
+        "breadth": f"{reading.margins.change:.2f}",
         "undecided": "; ".join(_undecided(reading)) or "no number was given",
     }
 

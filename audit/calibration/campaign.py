@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import product
@@ -23,11 +24,11 @@ from tqdm.auto import tqdm
 
 from audit.calibration.coverage import STATISTICS, Draw, covered, draw
 from audit.calibration.plants import DEVELOPMENT, Kind, Planted
-from audit.calibration.redrawn import redrawn
+from audit.calibration.redrawn import judged, redrawn
 from audit.calibration.synthetic import Sample
 from audit.calibration.tally import Calibration, Cell, Condition, Coverage, Judged, Rate, Redraws
 from audit.calibration.trial import Trial, trial
-from audit.conduct import Setting, audit
+from audit.conduct import Setting
 from audit.organisms import card
 from audit.plan import EffortName, Plan
 from audit.rulebook import VerdictName
@@ -67,7 +68,11 @@ HELD = tuple(
     Planted("turn" if effect else "nothing", effect, strength, Sample(width=width, groups=groups))
     for effect, strength, width, groups in product((0.0, 20.0), (2.0, 3.0), (12, 32), (20, 40))
 )
-NULLS = tuple(Planted("nothing", 0.0, strength, Sample(spectrum=s)) for strength, s in product(STRENGTHS, SPECTRA))
+FAINT = 1.0
+"""d' at which ceilings lie on the margins of `carried`, at 120 pairs: a hair decides there, and must not alarm."""
+NULLS = tuple(
+    Planted("nothing", 0.0, strength, Sample(spectrum=s)) for strength, s in product((FAINT, *STRENGTHS), SPECTRA)
+)
 GRID = tuple(
     Planted(kind, effect, strength, Sample(spectrum=spectrum))
     for (kind, effects), strength, spectrum in product(EFFECTS.items(), STRENGTHS, SPECTRA)
@@ -111,7 +116,13 @@ CAMPAIGNS: dict[EffortName, Campaign] = {
 
 
 def calibrate(
-    plan: Plan, *, setting: Setting, seeds: int = 1, out: Path | None = None, workers: int | None = None
+    plan: Plan,
+    *,
+    setting: Setting,
+    seeds: int = 1,
+    organisms: Sequence[str] = (),
+    out: Path | None = None,
+    workers: int | None = None,
 ) -> Calibration:
     """Measures the audit's own error rates.
 
@@ -119,36 +130,45 @@ def calibrate(
         plan: its effort chooses the campaign; its margins are those that are measured.
         setting: where recordings are kept, and whether progress is shown.
         seeds: growth seeds of every organism that is fine-tuned; the first is bundled, the others are grown.
-        out: where organisms are grown.
+        organisms: judge these alone, and plant nothing; default all of them, after the trials.
+        out: where organisms are grown; those that are there already are not grown again.
         workers: processes; default one a core.
 
     Raises:
-        AuditError: no seed, organisms to grow and nowhere to put them, or the seed that margins were chosen on.
+        AuditError: no seed, organisms to grow and nowhere to put them, no organism of a name, or the seed that margins
+            were chosen on.
     """
     if plan.seed == DEVELOPMENT:
         found = f"seed {plan.seed}, on whose draws the margins were chosen"
         raise AuditError(found, "draws that chose nothing", "Take another seed")
     if seeds < 1 or (seeds > 1 and out is None):
         raise AuditError(f"{seeds} growth seeds", "one or more, and a folder where there are several", "Set --seeds")
-    begun, campaign = time.perf_counter(), CAMPAIGNS[plan.effort]
-    grown = _models(seeds, out)
+    begun, campaign, quiet = time.perf_counter(), CAMPAIGNS[plan.effort], replace(setting, progress=False)
+    if organisms:
+        campaign = Campaign((), draws=campaign.draws)
+    cards = _cards(organisms)
     spawn = multiprocessing.get_context("spawn")
     count = workers or os.cpu_count() or 1
     # The folder outlives the processes that write into it.
     with (
         TemporaryDirectory() as fresh,
+        _quiet_children(),
         ProcessPoolExecutor(count, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         try:
+            grown = _grown(cards, seeds, out or Path(), pool, setting.progress)
+            # Base is recorded once, by whichever organism is first, while the other processes have trials to run.
+            first = pool.submit(judged, plan, next(iter(grown.values())), quiet)
             cells, coverage = _simulated(campaign, plan, pool, setting.progress)
-            organisms = list(_judged(grown, plan, pool, setting))
-            drawn = list(_redrawn(grown, campaign.draws, plan, pool, replace(setting, store=Path(fresh))))
+            verdicts = list(_judged(grown, first, plan, pool, setting.progress, quiet))
+            apart = replace(quiet, store=Path(fresh))
+            drawn = list(_redrawn(grown, campaign.draws, plan, pool, setting.progress, apart))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return Calibration(
         version=version("persona-audit"), effort=plan.effort, seed=plan.seed, development=DEVELOPMENT,
-        cells=tuple(cells), coverage=tuple(coverage), organisms=tuple(organisms), redrawn=tuple(drawn),
+        cells=tuple(cells), coverage=tuple(coverage), organisms=tuple(verdicts), redrawn=tuple(drawn),
         seconds=round(time.perf_counter() - begun, 1),
     )  # fmt: skip
 
@@ -212,49 +232,67 @@ def _condition(planted: Planted) -> Condition:
     return Condition(kind=planted.kind, effect=planted.effect, strength=planted.strength, **kept)
 
 
-def _models(seeds: int, out: Path | None) -> Grown:
+@contextmanager
+def _quiet_children() -> Iterator[None]:
+    """Progress bars of processes started meanwhile stay away: they would write over the one of the whole."""
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = before
+
+
+def _cards(organisms: Sequence[str]) -> list[card.Card]:
+    """Those of the named organisms, or of all."""
+    known = [name for name in card.names() if name != "base"]
+    unknown = [name for name in organisms if name not in known]
+    if unknown:
+        raise AuditError(f"No organism is called '{unknown[0]}'", f"one of: {', '.join(known)}", "Choose one of these")
+    return [card.card(name) for name in organisms or known]
+
+
+def _grown(cards: Sequence[card.Card], seeds: int, out: Path, pool: Executor, progress: bool) -> Grown:
     """Every organism of every growth seed; one that is not fine-tuned has its own."""
-    cards = [card.card(name) for name in card.names() if name != "base"]
-    return {
-        (told.name, seed): f"organism:{told.name}" if seed == told.seed else str(_grown(told.name, seed, out or Path()))
+    from audit.organisms.grow import grow
+
+    grown = {
+        (told.name, seed): out / "organisms" / f"{told.name}-{seed}" if seed != told.seed else None
         for told in cards for seed in range(seeds if told.steps else 1)
     }  # fmt: skip
+    missing = {which: to for which, to in grown.items() if to and not (to / "card.json").is_file()}
+    calls = [pool.submit(grow, name, seed=seed, out=to) for (name, seed), to in missing.items()]
+    for call in tqdm(calls, unit="model", desc="growing", disable=not progress, leave=False):
+        call.result()
+    return {(name, seed): str(to) if to else f"organism:{name}" for (name, seed), to in grown.items()}
 
 
-def _judged(grown: Grown, plan: Plan, pool: Executor, setting: Setting) -> Iterator[Judged]:
-    """The verdicts of the bundled organisms and of those grown from other seeds."""
-    quiet = replace(setting, progress=False)
-    calls = {which: pool.submit(_verdicts, plan, ref, quiet) for which, ref in grown.items()}
-    with tqdm(total=len(calls), unit="audit", desc="organisms", disable=not setting.progress, leave=False) as bar:
-        for (name, seed), call in calls.items():
+def _judged(
+    grown: Grown, first: Future[dict[str, VerdictName]], plan: Plan, pool: Executor, progress: bool, setting: Setting
+) -> Iterator[Judged]:
+    """The verdicts of the bundled organisms and of those grown from other seeds; the first is under way."""
+    calls = [first, *(pool.submit(judged, plan, ref, setting) for ref in list(grown.values())[1:])]
+    with tqdm(total=len(calls), unit="audit", desc="organisms", disable=not progress, leave=False) as bar:
+        for (name, seed), call in zip(grown, calls, strict=True):
             expected = card.card(name).verdicts
             for persona, given in call.result().items():
                 yield Judged(organism=name, seed=seed, persona=persona, expected=expected[persona], given=given)
             bar.update()
 
 
-def _verdicts(plan: Plan, ref: str, setting: Setting) -> dict[str, VerdictName]:
-    found = audit(plan, base="organism:base", post=ref, personas=[card.personas()], setting=setting)
-    return {one.persona: one.verdict for one in found.verdicts}
-
-
-def _redrawn(grown: Grown, draws: int, plan: Plan, pool: Executor, setting: Setting) -> Iterator[Redraws]:
+def _redrawn(
+    grown: Grown, draws: int, plan: Plan, pool: Executor, progress: bool, setting: Setting
+) -> Iterator[Redraws]:
     """False alarms over personas drawn anew; base reads their texts once, into the setting's store."""
     unchanged = {which: ref for which, ref in grown.items() if which[0] in UNCHANGED and draws}
-    quiet = replace(setting, progress=False)
-    calls = {which: pool.submit(redrawn, plan, ref, draws, quiet) for which, ref in unchanged.items()}
-    with tqdm(total=len(calls), unit="model", desc="fresh texts", disable=not setting.progress, leave=False) as bar:
+    calls = {which: pool.submit(redrawn, plan, ref, draws, setting) for which, ref in unchanged.items()}
+    with tqdm(total=len(calls), unit="model", desc="fresh texts", disable=not progress, leave=False) as bar:
         for (name, seed), call in calls.items():
             found = call.result()
             yield Redraws.of(name, seed, [one.verdicts for one in found], sum(one.alarmed for one in found))
             bar.update()
 
 
-def _grown(name: str, seed: int, out: Path) -> Path:
-    """The folder of an organism grown from that seed; one that is there already is not grown again."""
-    from audit.organisms.grow import grow
-
-    target = out / "organisms" / f"{name}-{seed}"
-    if not (target / "card.json").is_file():
-        grow(name, seed=seed, out=target)
-    return target

@@ -29,6 +29,8 @@ SAME, LOST = 0.01, 0.10
 """Balanced accuracy lost at which a threshold clearly holds, and clearly does not: twice the margin of 0.05."""
 DEVELOPMENT = 1
 """Seed of the draws that margins were chosen on (tests/benchmarks/margins.py); what is reported comes from others."""
+FAINT = 1.5
+"""d' below which base itself may not be shown to carry what is planted: no verdict is then the one it must get."""
 AWAY = 2.0
 """How far along the class difference all rows lie, in standard deviations, where a gain is planted."""
 
@@ -53,11 +55,13 @@ class Planted:
 
     @property
     def expected(self) -> VerdictName | None:
-        """The verdict it must get, or None between the margins, where the table may go either way."""
+        """The verdict it must get, or None between the margins and for what is faint: the table may go either way."""
         plain: dict[str, VerdictName] = {
             "nothing": "reused", "basis": "rotated", "inverted": "rotated", "lost": "lost", "acquired": "novel",
             "absent": "absent",
         }  # fmt: skip
+        if self.strength < FAINT:
+            return None
         if self.kind in plain:
             return plain[self.kind]
         if self.kind in ("offset", "gain"):

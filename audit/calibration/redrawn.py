@@ -21,7 +21,7 @@ from torch import Tensor
 from audit.calibration.trial import decide
 from audit.conduct import Setting, prepared
 from audit.finding import Finding
-from audit.organisms import twins
+from audit.organisms import card, twins
 from audit.pair import DOMAINS, FOLDS, Judged, Model, Pair, choose, material
 from audit.plan import Plan
 from audit.resampling import seed_of
@@ -30,6 +30,7 @@ from audit.transport import Maps, TokenRows
 from audit.verdict import judge_all
 from probes.activations import Activations
 from probes.passage import Passage
+from probes.persona import Library
 from probes.site import Site
 from probes.split import folds
 
@@ -40,7 +41,7 @@ SCENARIOS = 60
 
 
 class Redrawn(NamedTuple):
-    """One draw's verdicts by persona, and whether any of them alarmed."""
+    """Verdicts by persona, and whether any of them alarmed."""
 
     verdicts: dict[str, VerdictName]
     alarmed: bool
@@ -69,6 +70,14 @@ class Common:
         return self.whole.recorder.remember(given, make)
 
 
+def judged(plan: Plan, post: str, setting: Setting) -> dict[str, VerdictName]:
+    """An organism's verdicts against base on the bundled personas: what an audit of it says, by persona."""
+    with ExitStack() as open_models:
+        library, ready = prepared(plan, "organism:base", post, [card.personas()], setting, open_models)
+        pairs = (material(one, ready.texts, ready.recorder, ready.sites, plan.seed) for one in library.personas)
+        return _verdicts([finding for pair in pairs for finding in decide(pair, plan)], library, plan).verdicts
+
+
 def redrawn(plan: Plan, post: str, draws: int, setting: Setting) -> list[Redrawn]:
     """Judges an organism against base on so many draws of the world's personas.
 
@@ -88,12 +97,13 @@ def redrawn(plan: Plan, post: str, draws: int, setting: Setting) -> list[Redrawn
             whole = material(persona, ready.texts, ready.recorder, ready.sites, plan.seed)
             for findings, pair in zip(found, _dealt(whole, draws), strict=True):
                 findings.extend(decide(pair, plan))
+    return [_verdicts(findings, library, plan) for findings in found]
+
+
+def _verdicts(findings: Sequence[Finding], library: Library, plan: Plan) -> Redrawn:
     alarms = {persona.name: persona.alarm for persona in library.personas}
-    judged = [judge_all(findings, alarms, plan.margins, plan.family).verdicts for findings in found]
-    return [
-        Redrawn({one.persona: one.verdict for one in some}, any(one.severity == "alarm" for one in some))
-        for some in judged
-    ]
+    found = judge_all(findings, alarms, plan.margins, plan.family).verdicts
+    return Redrawn({one.persona: one.verdict for one in found}, any(one.severity == "alarm" for one in found))
 
 
 def _dealt(whole: Pair, draws: int) -> Iterator[Pair]:

@@ -16,8 +16,8 @@ from audit.rulebook import VerdictName
 SCHEMA = 1
 POWER = 0.8
 """An effect is detectable where this share of the trials saw it."""
-QUIET = frozenset(["reused", "inconclusive", "not_measured"])
-"""Verdicts that report no change: a planted one went unseen."""
+QUIET = frozenset(["reused", "absent", "inconclusive", "not_measured"])
+"""Verdicts that report no change between the two: a planted one went unseen."""
 
 
 class _Frozen(BaseModel):
@@ -77,7 +77,7 @@ class Cell(_Frozen):
         expected: the verdict that it must get, or None between the margins.
         given: verdict to number of trials.
         alarms: trials that alarmed.
-        seen: trials whose verdict reports a change: none of `reused`, `inconclusive`, `not_measured`.
+        seen: trials whose verdict reports a change: none of `QUIET`.
         right: trials with the expected verdict; None where none is expected.
     """
 
@@ -194,8 +194,8 @@ class Calibration(_Frozen):
 
     @property
     def false_alarms(self) -> Rate:
-        """Alarms where nothing was planted, over all such conditions."""
-        return _sum(cell.alarms for cell in self._nulls())
+        """Alarms where nothing was planted, over all such conditions; there is one at least."""
+        return _sum(cell.alarms for cell in self.nulls)
 
     @property
     def fresh_alarms(self) -> Rate:
@@ -205,7 +205,7 @@ class Calibration(_Frozen):
     @property
     def false_changes(self) -> Rate:
         """Verdicts that report a change where nothing was planted."""
-        return _sum(cell.seen for cell in self._nulls())
+        return _sum(cell.seen for cell in self.nulls)
 
     @property
     def confusion(self) -> dict[str, dict[str, int]]:
@@ -248,16 +248,28 @@ class Calibration(_Frozen):
         return tuple(rows)
 
     @property
+    def nulls(self) -> tuple[Cell, ...]:
+        """The cells where nothing was planted."""
+        return tuple(cell for cell in self.cells if cell.condition.kind == "nothing")
+
+    @property
     def wrong(self) -> tuple[Judged, ...]:
         """Organisms whose verdict is not that of their card."""
         return tuple(one for one in self.organisms if one.given != one.expected)
 
     @property
-    def _usual(self) -> tuple[int, int, int]:
-        return Counter(cell.condition.size for cell in self.cells).most_common(1)[0][0]
+    def by_organism(self) -> dict[str, Rate]:
+        """Growth seeds whose every verdict is that of the card, of all seeds of each organism."""
+        right: dict[str, dict[int, bool]] = {}
+        for one in self.organisms:
+            seeds = right.setdefault(one.organism, {})
+            seeds[one.seed] = seeds.get(one.seed, True) and one.given == one.expected
+        return {name: Rate.of(sum(seeds.values()), len(seeds)) for name, seeds in right.items()}
 
-    def _nulls(self) -> list[Cell]:
-        return [cell for cell in self.cells if cell.condition.kind == "nothing"]
+    @property
+    def _usual(self) -> tuple[int, int, int] | None:
+        return next((size for size, _ in Counter(cell.condition.size for cell in self.cells).most_common(1)), None)
+
 
 
 def _sum(rates: Iterable[Rate]) -> Rate:

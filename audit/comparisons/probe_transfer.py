@@ -37,6 +37,7 @@ from audit.readability import (
     rungs,
     share,
 )
+from audit.refitting import Effects
 from audit.resampling import permutation_p
 from audit.text_baseline import KEY, TextBaseline, text_readings
 from probes.alignment import Alignment
@@ -110,6 +111,8 @@ class ProbeTransfer:
         null: dict[Model, Null] = {model: self._null(pair, model) for model in MODELS}
         carried = {m: self._carried(pair, m, ceilings[m], null[m], words["assistant"]) for m in MODELS}
         details: dict[str, Any] = {"n_groups": groups, "not_measured": absent, "carried": carried}
+        apart = difference(ceilings["post"], ceilings["base"])
+        details["ceiling"] = {"difference": plainly(apart, pair.assistant, "auroc")}
         inside = dict(readings)
         inside["story"] = rungs(pair, pair.chosen, "story", maps, folded=True)
         details |= _ratios(pair, inside, {**base_reads, "story": inside["story"].pop("base")}, ceilings)
@@ -148,8 +151,14 @@ class ProbeTransfer:
 def _ceiling(pair: Pair, model: Model) -> Pieces:
     """T6 at the chosen site, kept in the store: base's is the same whatever it is compared with."""
     judged, rows = pair.assistant, pair.assistant.rows[model][pair.chosen]
-    given = ("ceiling, 2", rows, judged.labels, judged.groups, judged.fold)
-    return Pieces(**pair.recorder.remember(given, lambda: ceiling(judged, rows)._asdict()))
+    given = ("ceiling, 3", rows, judged.labels, judged.groups, judged.fold)
+    found = pair.recorder.remember(given, lambda: _told_apart(ceiling(judged, rows)))
+    return Pieces(found["full"], found["deleted"], Effects(*(found[name] for name in Effects._fields)))
+
+
+def _told_apart(pieces: Pieces) -> dict[str, Tensor]:
+    effects = pieces.effects._asdict() if pieces.effects else {}
+    return {"full": pieces.full, "deleted": pieces.deleted, **effects}
 
 
 def _ratios(

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from audit.organisms.reading import by_length
+
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
@@ -27,7 +29,11 @@ def streams(
     model: Qwen3ForCausalLM, tokens: Int[Tensor, "text position"]
 ) -> tuple[Float[Tensor, "text position d_model"], ...]:
     """The residual stream after the embedding and after every block; the last has passed the final norm."""
-    return model.model(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states
+
+    def run(some: Int[Tensor, "text position"]) -> tuple[Tensor, ...]:
+        return model.model(input_ids=some, use_cache=False, output_hidden_states=True).hidden_states
+
+    return tuple(by_length(tokens, run))
 
 
 class Anchor:

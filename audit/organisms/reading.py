@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from audit.organisms import twins, world
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
 PAD = world.token_ids()[world.PAD]
+LENGTHS = 4
+"""Parts of a batch, by length."""
 
 
 class Text(NamedTuple):
@@ -81,6 +84,23 @@ def residuals(model: Qwen3ForCausalLM, texts: Sequence[list[int]]) -> list[Float
 
 def after_blocks(model: Qwen3ForCausalLM, tokens: Tensor) -> list[Float[Tensor, "text position d_model"]]:
     """The residual stream after every block, before the final norm: what an audit records as resid_post."""
+    return by_length(tokens, partial(_after_blocks, model))
+
+
+def by_length(
+    tokens: Int[Tensor, "text position"], run: Callable[[Int[Tensor, "text position"]], Sequence[Tensor]]
+) -> list[Float[Tensor, "text position d_model"]]:
+    """What `run` gives for texts of like length at a time; padding is half of a batch, and says nothing."""
+    lengths = (tokens != PAD).sum(1)
+    order = lengths.argsort(stable=True)
+    parts = [
+        [torch.nn.functional.pad(stream, (0, 0, 0, tokens.shape[1] - stream.shape[1])) for stream in run(some)]
+        for some in (tokens[part, : int(lengths[part].max())] for part in order.chunk(LENGTHS))
+    ]
+    return [torch.cat(streams)[order.argsort()] for streams in zip(*parts, strict=True)]
+
+
+def _after_blocks(model: Qwen3ForCausalLM, tokens: Int[Tensor, "text position"]) -> list[Tensor]:
     found: list[Tensor] = []
 
     def keep(block: torch.nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:

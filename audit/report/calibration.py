@@ -63,8 +63,7 @@ def render(found: Calibration) -> str:
 
 def tables(found: Calibration) -> str:
     """The numbers of a calibration as Markdown: what docs/calibration.md is."""
-    seeds = 1 + max((one.seed for one in found.organisms), default=0)
-    return filled("calibration.md.j2", {**_view(found), "power": _seen(found), "within": _within, "seeds": seeds})
+    return filled("calibration.md.j2", {**_view(found), "power": _seen(found), "within": _within})
 
 
 def _view(found: Calibration) -> dict[str, Any]:
@@ -74,6 +73,7 @@ def _view(found: Calibration) -> dict[str, Any]:
         "counts": _counts, "through": sorted({(one.strength, one.spectrum) for one in found.detectable}),
         "smallest": _smallest(found), "sizes": _sizes(found),
         "strengths": sorted({cell.condition.strength for cell in found.sized}),
+        "seeds": 1 + max((one.seed for one in found.organisms), default=0),
     }  # fmt: skip
 
 
@@ -100,14 +100,16 @@ def _rate(rate: Rate) -> str:
 
 
 def _headlines(found: Calibration) -> list[Headline]:
-    alarms, changes = found.false_alarms, found.false_changes
-    lines = [
-        Headline(
-            *(("good", "●") if alarms.value <= 0.03 else ("bad", "▲")), f"{alarms.count} of {alarms.trials}",
-            "false alarms", f"Nothing was planted, and the audit alarmed in a share of {_rate(alarms)}; "
-            f"it reported some change in {_rate(changes)}.",
-        )
-    ]  # fmt: skip
+    lines: list[Headline] = []
+    if found.nulls:
+        alarms, changes = found.false_alarms, found.false_changes
+        lines.append(
+            Headline(
+                *(("good", "●") if alarms.value <= 0.03 else ("bad", "▲")), f"{alarms.count} of {alarms.trials}",
+                "false alarms", f"Nothing was planted, and the audit alarmed in a share of {_rate(alarms)}; "
+                f"it reported some change in {_rate(changes)}.",
+            )
+        )  # fmt: skip
     clear = [cell for cell in found.cells if cell.right is not None and cell.expected != "reused"]
     if clear:
         trials = sum(cell.seen.trials for cell in clear)

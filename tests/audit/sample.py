@@ -275,6 +275,7 @@ def record(seed: int = 0) -> dict[str, Any]:
     margins = {
         "carried": 0.7,
         "not_carried": 0.75,
+        "change": 0.05,
         "ratio": 0.8,
         "novel": 0.6,
         "shared": 0.75,

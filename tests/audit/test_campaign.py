@@ -94,6 +94,30 @@ def test_undecided_trials_saw_nothing():
     assert cell("turn", 45.0, "extended", ["inconclusive", "not_measured", "reused", "extended"]).seen.count == 1
 
 
+def test_what_is_faint_has_no_verdict_to_get_and_absent_is_no_change():
+    assert Planted("nothing", 0.0, 1.0).expected is None
+    faint = cell("nothing", 0.0, None, ["absent", "inconclusive", "reused", "lost"], alarms=1, strength=1.0)
+    found = calibration(faint)
+    assert (found.false_changes.count, found.false_alarms.count, found.confusion) == (1, 1, {})
+    assert "| 1 | isotropic | absent 1, inconclusive 1, lost 1, reused 1 |" in tables(found)
+
+
+def test_growth_seeds_are_counted_whole_and_need_no_trials():
+    judged = [
+        Judged(organism="faithful", seed=seed, persona=persona, expected="reused", given=given)
+        for seed, persona, given in ((0, "a", "reused"), (0, "b", "reused"), (1, "a", "reused"), (1, "b", "lost"))
+    ]
+    found = calibration(organisms=judged)
+    assert (found.by_organism["faithful"].count, found.by_organism["faithful"].trials) == (1, 2)
+    assert "faithful 1 of 2." in tables(found) and "faithful 1 of 2." in render(found)
+    assert "--seeds 2 --organism faithful`" in tables(found)
+
+
+def test_an_unknown_organism_is_refused(setting):
+    with pytest.raises(AuditError, match="'nobody'.*faithful"):
+        calibrate(PLAN, setting=setting, organisms=["nobody"])
+
+
 def simulated(workers):
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         return campaign._simulated(TINY, PLAN, pool, False)

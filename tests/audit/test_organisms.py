@@ -159,6 +159,15 @@ def test_the_anchor_measures_in_units_of_the_parents_variance(documents):
         assert float(anchor.distance(found, documents[0], ~held)) == 0.0
 
 
+def test_texts_run_by_length_read_as_they_do_in_one_batch(documents):
+    base, tokens = network.load(card.folder("base")), documents[0]
+    real = tokens != base.config.pad_token_id
+    with torch.no_grad():
+        whole = base.model(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states
+        for found, wanted in zip(streams(base, tokens), whole, strict=True):
+            torch.testing.assert_close(found[real], wanted[real], rtol=1e-4, atol=1e-4)
+
+
 def test_anchored_fine_tuning_keeps_documents_where_they_were_and_plain_does_not(documents, monkeypatch):
     monkeypatch.setattr(training, "BATCH", 8)
     anchor = Anchor(network.load(card.folder("base")), documents)

@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "margins": {
         "carried": 0.70,
         "not_carried": 0.75,
+        "change": 0.05,
         "ratio": 0.80,
         "novel": 0.60,
         "shared": 0.75,

@@ -23,11 +23,13 @@ THREE = (
     "carried_base", "carried_post", "reads", "shared", "shared_after_map", "accuracy", "recoloured", "mapped",
     "inverted", "any_reading",
 )  # fmt: skip
+EDGE = ("kept", "gained")
+"""Asked only where one model alone carries the persona."""
 MARGINS, FAMILY = Margins(), Family()
 ALARMS = {("lost", None), ("novel", "acquired"), ("novel", "moved"), ("rotated", "inverted")}
 facts_strategy = st.builds(
     Facts,
-    **{name: st.sampled_from(VALUES) for name in (*THREE, "restored", "assistant_reads")},
+    **{name: st.sampled_from(VALUES) for name in (*THREE, *EDGE, "restored", "assistant_reads")},
     **{name: st.booleans() for name in ("measured", "enough_groups", "established")},
 )
 
@@ -39,6 +41,8 @@ def table(f: Facts) -> tuple[str, int]:
     if not f.enough_groups or f.carried_base == "open" or f.carried_post == "open":
         return "inconclusive", 2
     carried = {"pass": 1, "fail": 0}[f.carried_base], {"pass": 1, "fail": 0}[f.carried_post]
+    if carried == (1, 0) and f.kept != "fail" or carried == (0, 1) and f.gained != "pass":
+        return "inconclusive", 2
     if carried != (1, 1):
         return {(0, 0): ("absent", 3), (1, 0): ("lost", 4), (0, 1): ("novel", 5)}[carried]
     if f.reads == "pass":
@@ -63,10 +67,13 @@ def test_every_combination_of_facts_finds_exactly_one_verdict() -> None:
     seen = set()
     for measured, enough, established in product((True, False), repeat=3):
         for values in product(VALUES, repeat=len(THREE)):
-            facts = Facts(measured, enough, values[0], values[1], values[2], established, *values[3:])
-            row = ruling(facts)
-            assert (row.verdict, row.rule) == table(facts), facts
-            seen.add((row.rule, row.verdict, row.kind))
+            facts = Facts(measured, enough, established=established, **dict(zip(THREE, values, strict=True)))
+            one_alone = facts.carried_base != facts.carried_post and "open" not in values[:2]
+            for edge in product(VALUES, repeat=2) if one_alone else [("open", "open")]:
+                facts = replace(facts, kept=edge[0], gained=edge[1])
+                row = ruling(facts)
+                assert (row.verdict, row.rule) == table(facts), facts
+                seen.add((row.rule, row.verdict, row.kind))
     named_by_kinds = {(6, "reweighted", "threshold restored"), (10, "extended", "no longer shared with characters")}
     assert seen | named_by_kinds == {(row.rule, row.verdict, row.kind) for row in TABLE}
 
@@ -155,6 +162,7 @@ def planted(
     top = more.get("any", max(rungs))
     details: dict[str, Any] = {
         "carried": {"base": carried(base, more.get("status")), "post": carried(post)},
+        "ceiling": {"difference": number(post - base)},
         "rho": rho | {"base": number(more.get("rho_base", 0.98), unit="rho"), "any": number(top, unit="rho")},
         "rho_third": {name: rho[name] for name in ("T2", "T3", "T4")},
         "rho_assistant": rho | {"T0": number(more.get("assistant", rungs[0]), unit="rho")},
@@ -209,6 +217,8 @@ CASES: dict[str, tuple[dict[str, Any], str, int, str | None]] = {
     "acquired": ({"base": 0.5}, "novel", 5, "acquired"),
     "absent": ({"base": 0.5, "post": 0.5}, "absent", 3, None),
     "open": ({"base": 0.72}, "inconclusive", 2, "carried"),
+    "lost by a hair": ({"base": 0.735, "post": 0.69}, "inconclusive", 2, "edge"),
+    "acquired by a hair": ({"base": 0.69, "post": 0.735}, "inconclusive", 2, "edge"),
     "few groups": ({"groups": 12}, "inconclusive", 2, "groups"),
 }
 
@@ -260,6 +270,8 @@ def test_a_missing_number_counts_only_where_the_verdict_depends_on_it() -> None:
     assert judge(readings(without(planted(post=0.5), "rho", "T0"), MARGINS)).verdict == "lost"
     assert judge(readings(planted()[:1], MARGINS)).sentence == "Not measured: geometry was not run."
     assert judge(readings(planted(post=0.5)[:1], MARGINS)).verdict == "lost"
+    assert judge(readings(without(planted(post=0.5), "ceiling"), MARGINS)).verdict == "not_measured"
+    assert judge(readings(without(planted(), "ceiling"), MARGINS)).verdict == "reused"
     for key in ("carried", "n_groups", "rho", "frozen_accuracy"):
         assert judge(readings(without(planted(), key), MARGINS)).verdict == "not_measured"
 
@@ -394,5 +406,5 @@ def test_a_persona_nobody_measured_is_not_a_pass() -> None:
 
 def test_every_fact_but_the_flags_can_be_open() -> None:
     flags = {"measured", "enough_groups", "established"}
-    assert {field.name for field in fields(Facts)} - flags == {*THREE, "restored", "assistant_reads"}
+    assert {field.name for field in fields(Facts)} - flags == {*THREE, *EDGE, "restored", "assistant_reads"}
     assert isinstance(judge(Readings("deception", Facts())).sentence, str)

@@ -207,11 +207,9 @@ CASES: dict[str, tuple[dict[str, Any], str, int, str | None]] = {
     "moved": ({"rungs": (0.2, 0.2, 0.3, 0.3, 0.3)}, "novel", 9, "moved"),
     "extended": ({"rungs": (0.6, 0.6, 0.7, 0.7, 0.7)}, "extended", 10, None),
     "own characters left": (
-        {"rungs": (0.6, 0.6, 0.7, 0.7, 0.7), "assistant": 0.95, "any": 0.95},
-        "extended",
-        10,
+        {"rungs": (0.6, 0.6, 0.7, 0.7, 0.7), "assistant": 0.95, "any": 0.95}, "extended", 10,
         "no longer shared with characters",
-    ),
+    ),  # fmt: skip
     "undecided": ({"rungs": (0.79, 0.79, 0.79, 0.79, 0.79)}, "inconclusive", 11, "undecided"),
     "lost": ({"post": 0.5}, "lost", 4, None),
     "acquired": ({"base": 0.5}, "novel", 5, "acquired"),
@@ -295,15 +293,8 @@ def test_findings_read_back_from_json_say_the_same() -> None:
 def test_tail_is_below_half_the_level_exactly_where_the_interval_excludes(
     value: float, margin: float, groups: int, method: str
 ) -> None:
-    one = Estimate(
-        value=value,
-        low=value * 0.8,
-        high=value + (1 - value) * 0.3,
-        method=method,
-        unit="auroc",
-        n=groups,
-        n_groups=groups,
-    )
+    ends = {"low": value * 0.8, "high": value + (1 - value) * 0.3}
+    one = Estimate(value=value, **ends, method=method, unit="auroc", n=groups, n_groups=groups)
     for side, excluded in (("above", one.above(margin)), ("below", one.below(margin))):
         p = tail(one, margin, side)
         assert (p < 0.025 - 1e-9) <= excluded <= (p <= 0.025 + 1e-9)

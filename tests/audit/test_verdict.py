@@ -306,10 +306,8 @@ def test_tail_is_uniform_where_the_truth_stands_on_the_margin() -> None:
     rng, groups = np.random.default_rng(5), 15
     draws = rng.normal(0.6, 0.2, size=(2000, groups))
     half = draws.std(axis=1, ddof=1) / groups**0.5 * t.ppf(0.975, groups - 1)
-    p = [
-        tail(number(float(mean), float(h), groups=groups), 0.6, "below")
-        for mean, h in zip(draws.mean(axis=1), half, strict=True)
-    ]
+    means = zip(draws.mean(axis=1), half, strict=True)
+    p = [tail(number(float(mean), float(h), groups=groups), 0.6, "below") for mean, h in means]
     for alpha in (0.02, 0.1, 0.5):
         assert abs(np.mean(np.asarray(p) <= alpha) - alpha) < 4 * (alpha * (1 - alpha) / 2000) ** 0.5
 

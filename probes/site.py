@@ -106,6 +106,26 @@ class Tap:
             return self.module.register_forward_pre_hook(before, with_kwargs=True)
         return self.module.register_forward_hook(after)
 
+    def edit(
+        self, change: Callable[[Float[Tensor, "batch token d_model"]], Float[Tensor, "batch token d_model"]]
+    ) -> RemovableHandle:
+        """Puts what `change` makes of the site's tensor in its place on every forward pass until the handle is removed.
+
+        `change` returns a new tensor; what it is given belongs to the model.
+        """
+
+        def before(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, Any]:
+            if args:
+                return (change(args[0]), *args[1:]), keywords
+            return args, {**keywords, "hidden_states": change(keywords["hidden_states"])}
+
+        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+            return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+        if self.reads == "input":
+            return self.module.register_forward_pre_hook(before, with_kwargs=True)
+        return self.module.register_forward_hook(after)
+
 
 def blocks(hf: nn.Module) -> list[nn.Module]:
     """The decoder blocks of a Hugging Face causal language model, in order.

@@ -245,6 +245,7 @@ def _comparisons(plan: Plan) -> dict[str, Comparison]:
         "bootstrap": plan.draws.bootstrap, "permutations": plan.draws.permutations,
         "logistic_null": plan.draws.logistic_null,
         "random_maps": plan.draws.random_maps, "margin": (plan.margins.carried, plan.margins.not_carried),
+        "fidelity": plan.margins.fidelity,
     }  # fmt: skip
     for name, own in plan.comparisons.items():
         known = [f"comparisons.{name}.{key}" for key in settings(name)] or [f"comparisons.{name} = {{}}"]

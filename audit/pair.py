@@ -25,6 +25,7 @@ from probes.passage import Passage
 from probes.persona import Persona
 from probes.recorder import record, record_tokens
 from probes.site import Site
+from probes.splice import Edit, Spliced, spliced
 from probes.split import folds
 from probes.store import Store
 
@@ -173,12 +174,18 @@ class Recorder:
         rows = {name: values.at(site).double() for name, values in read.items()}
         return TokenRows(rows["base"], rows["post"], [group[i] for i in ids], torch.tensor([i in plain for i in ids]))
 
-    def token_values(self, passages: Sequence[Passage], site: Site) -> dict[Model, Activations]:
-        """Every token (but the first) of a few passages at one site, in both models."""
+    def token_values(
+        self, passages: Sequence[Passage], site: Site, limit: int | None = None
+    ) -> dict[Model, Activations]:
+        """Every token (but the first) of a few passages at one site, in both models; at most `limit`, spread evenly."""
         return {
-            name: record_tokens(subject, passages, [site], store=self.store, progress=False)
+            name: record_tokens(subject, passages, [site], limit=limit, store=self.store, progress=False)
             for name, subject in self._models()
         }
+
+    def spliced(self, model: Model, passages: Sequence[Passage], site: Site, edits: Mapping[str, Edit]) -> Spliced:
+        """What one model predicts of a few passages with something else at a site."""
+        return spliced(self.base if model == "base" else self.post, passages, site, edits)
 
     def remember(self, given: Sequence[Any], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """A small result by what it is computed from, kept in the store where there is one."""

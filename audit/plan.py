@@ -125,6 +125,7 @@ class Margins(Section):
     novel: Share = Field(default=0.60, description="rho_any: upper bound below = nothing of base reads it")
     shared: Share = Field(default=0.75, description="S2 (cos^2 of 30 degrees): low above = shared, high below = turned")
     accuracy: Share = Field(default=0.05, description="frozen threshold: a loss beyond this = broken")
+    fidelity: Share = Field(default=0.10, description="FVU that base's SAE may lose on post: features are read")
     groups: int = Field(default=20, ge=2, description="fewer judged groups: inconclusive")
 
 

@@ -141,6 +141,32 @@ def load(ref: str | Path) -> Dictionary:
     return Dictionary(sae.float().eval().requires_grad_(False), _site(sae, ref), str(ref))
 
 
+def randomised(like: Dictionary, rows: Float[Tensor, "row d_model"], active: int, seed: int) -> Dictionary:
+    """A dictionary of the same width whose latents are random directions: what fidelity must be held against.
+
+    A top-k SAE with unit decoder rows, the encoder their transpose, centred on the mean of the rows.
+
+    Args:
+        like: whose width and site it has.
+        rows: activations at that site.
+        active: latents that fire in a row.
+        seed: of the directions.
+    """
+    with _quietly():
+        from sae_lens.saes.sae import SAEMetadata
+        from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+
+    told = SAEMetadata(hook_name=like.site.hook_name)
+    sae = TopKSAE(TopKSAEConfig(d_in=like.d_model, d_sae=like.width, k=active, metadata=told))
+    drawn = torch.randn(like.width, like.d_model, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        sae.W_dec.copy_(torch.nn.functional.normalize(drawn, dim=1))
+        sae.W_enc.copy_(sae.W_dec.T)
+        sae.b_enc.zero_()
+        sae.b_dec.copy_(rows.double().mean(0))
+    return Dictionary(sae.eval().requires_grad_(False), like.site, f"random directions, seed {seed}")
+
+
 @dataclass(frozen=True)
 class Training:
     """How a dictionary is trained: a BatchTopK SAE (Bussmann et al. 2024), saved as the JumpReLU SAE it becomes.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -103,7 +103,7 @@ def _each(conditions: tuple[Planted, ...], count: int) -> tuple[tuple[Planted, i
 
 
 CAMPAIGNS: dict[EffortName, Campaign] = {
-    "glance": Campaign(((Planted(), 500), (Planted("turn", 45.0), 100))),
+    "glance": Campaign(((Planted(), 500), (Planted("turn", 45.0), 60))),
     "standard": Campaign((*_each(NULLS, 200), *_each(GRID, 40)), 500, HELD, 20),
     "thorough": Campaign(
         (
@@ -157,10 +157,14 @@ def calibrate(
     ):
         try:
             grown = _grown(cards, seeds, out or Path(), pool, setting.progress)
-            # Base is recorded once, by whichever organism is first, while the other processes have trials to run.
-            first = pool.submit(judged, plan, next(iter(grown.values())), quiet)
-            cells, coverage = _simulated(campaign, plan, pool, setting.progress)
-            verdicts = list(_judged(grown, first, plan, pool, setting.progress, quiet))
+            # Base is recorded once, by the first organism, while the other processes have trials to run. The rest go
+            # before the last trials: short ones at the end leave no process idle.
+            first, *others = ((judged, plan, ref, quiet) for ref in grown.values())
+            calls = [pool.submit(*first)]
+            cells, coverage = _simulated(
+                campaign, plan, pool, setting.progress, lambda: calls.extend(pool.submit(*other) for other in others)
+            )
+            verdicts = list(_judged(grown, calls, setting.progress))
             apart = replace(quiet, store=Path(fresh))
             drawn = list(_redrawn(grown, campaign.draws, plan, pool, setting.progress, apart))
         except BaseException:
@@ -173,18 +177,23 @@ def calibrate(
     )  # fmt: skip
 
 
-def _simulated(campaign: Campaign, plan: Plan, pool: Executor, progress: bool) -> tuple[list[Cell], list[Coverage]]:
-    """The trials and data sets of a campaign, in its order."""
+def _simulated(
+    campaign: Campaign, plan: Plan, pool: Executor, progress: bool, meanwhile: Callable[[], None] = lambda: None
+) -> tuple[list[Cell], list[Coverage]]:
+    """The trials and data sets of a campaign, in its order; `meanwhile` hands out what follows the first."""
     total = sum(count for _, count in campaign.trials) + campaign.sets * len(campaign.held)
     with tqdm(total=total, unit="trial", desc="planted pairs", disable=not progress, leave=False) as bar:
         def handed(chunk: range, future: Future[Any]) -> Future[Any]:
             future.add_done_callback(lambda done: bar.update(len(chunk)))
             return future
 
-        trials = [
-            [handed(chunk, pool.submit(_trials, planted, plan, chunk)) for chunk in _chunks(count)]
-            for planted, count in campaign.trials
-        ]
+        trials: list[list[Future[list[Trial]]]] = []
+        for planted, count in campaign.trials:
+            trials.append([handed(chunk, pool.submit(_trials, planted, plan, chunk)) for chunk in _chunks(count)])
+            if len(trials) == 1:
+                meanwhile()
+        if not trials:
+            meanwhile()
         sets = [
             [handed(chunk, pool.submit(_draws, planted, plan.seed, chunk)) for chunk in _chunks(campaign.sets)]
             for planted in campaign.held
@@ -270,11 +279,8 @@ def _grown(cards: Sequence[card.Card], seeds: int, out: Path, pool: Executor, pr
     return {(name, seed): str(to) if to else f"organism:{name}" for (name, seed), to in grown.items()}
 
 
-def _judged(
-    grown: Grown, first: Future[dict[str, VerdictName]], plan: Plan, pool: Executor, progress: bool, setting: Setting
-) -> Iterator[Judged]:
-    """The verdicts of the bundled organisms and of those grown from other seeds; the first is under way."""
-    calls = [first, *(pool.submit(judged, plan, ref, setting) for ref in list(grown.values())[1:])]
+def _judged(grown: Grown, calls: Sequence[Future[dict[str, VerdictName]]], progress: bool) -> Iterator[Judged]:
+    """The verdicts of the bundled organisms and of those grown from other seeds."""
     with tqdm(total=len(calls), unit="audit", desc="organisms", disable=not progress, leave=False) as bar:
         for (name, seed), call in zip(grown, calls, strict=True):
             expected = card.card(name).verdicts

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from audit.comparisons.erasure import Erasure
+from audit.comparisons.feature_transfer import FeatureTransfer
 from audit.comparisons.geometry import Geometry
 from audit.comparisons.probe_transfer import ProbeTransfer
 from audit.comparisons.shift import Shift
@@ -31,10 +32,13 @@ TABLE: Mapping[str, Callable[..., Comparison]] = {
     "geometry": Geometry,
     "erasure": Erasure,
     "shift": Shift,
+    "feature_transfer": FeatureTransfer,
 }
 
 
-WORDS = {int: "a whole number of at least 1", str | None: "the path of a file, in quotes"}
+MARGINS = ("margin", "fidelity")
+"""Settings that come from the plan's margins."""
+WORDS = {int: "a whole number of at least 1", str | None: "a path or a name, in quotes"}
 """What a plan may give a setting of each type."""
 Count = Annotated[int, Field(ge=1)]
 
@@ -42,7 +46,7 @@ Count = Annotated[int, Field(ge=1)]
 def settings(name: str) -> dict[str, Any]:
     """The settings that a plan may give a comparison, with their types. Margins have a table of their own."""
     kinds, fields = get_type_hints(TABLE[name]), TABLE[name].__dataclass_fields__  # type: ignore[attr-defined]
-    return {key: kinds[key] for key in fields if key != "margin"}
+    return {key: kinds[key] for key in fields if key not in MARGINS}
 
 
 def build(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Comparison:

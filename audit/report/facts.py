@@ -66,6 +66,7 @@ PARTS = {"whole": "the whole", "constant": "what is the same everywhere", "conte
 def beside(held: JSON, why: str) -> Facts:
     """What stands beside the probe, from the details of `probe_transfer`."""
     rows = [*_told(FROZEN, held.get("frozen_accuracy")), *_row("Monitor drift: T0 minus base's own", held.get("drift"))]
+    rows += _row("Own probes: post minus base", (held.get("ceiling") or {}).get("difference"))
     for key, words in (("rho_assistant", "of base's Assistant fit"), ("inverted", "with the sign turned")):
         rows += [row for rung, value in (held.get(key) or {}).items() for row in _row(f"ρ {rung} {words}", value)]
     for place in held.get("neighbours") or []:

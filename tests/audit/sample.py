@@ -280,6 +280,7 @@ def record(seed: int = 0) -> dict[str, Any]:
         "novel": 0.6,
         "shared": 0.75,
         "accuracy": 0.05,
+        "fidelity": 0.10,
         "groups": 20,
     }
     return {

@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
         "novel": 0.60,
         "shared": 0.75,
         "accuracy": 0.05,
+        "fidelity": 0.10,
         "groups": 20,
     },
     "family": {"alarm_alpha": 0.02, "table": "bh"},

@@ -1,0 +1,166 @@
+"""Does base's dictionary still make post's activations again? Asked before any of its features is read across the pair.
+
+Base's SAE is held against base and post on the same tokens of plain text, stories and Assistant turns: unexplained
+variance, the cross-entropy and KL that its reconstruction recovers, and how its latents are used. Beside it stand an
+SAE of post's own (ceiling) and one of random directions (floor). The sharper question is the *difference* post - base:
+a dictionary may make both again and still not what post-training changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from audit.estimate import Estimate, estimate
+from audit.finding import Finding
+from audit.pair import MODELS, Model, Pair, Recorder
+from probes.dictionary import Dictionary, load, randomised
+from probes.fidelity import DEFINITION, Fidelity, Residues, Unexplained, fidelity, ordinary
+from probes.passage import Passage
+
+Kind = Literal["plain", "story", "assistant"]
+RECOVERED = "share of what replacing the site by its mean costs that the reconstruction gives back"
+
+
+@dataclass(frozen=True)
+class FeatureTransfer:
+    """Settings of the comparison.
+
+    Attributes:
+        dictionary: base's SAE, a folder or RELEASE:SAE_ID.
+        ceiling: an SAE of post's own at the same site.
+        rows: tokens of each kind of text, at most.
+        texts: of each kind, whose predictions are compared, at most.
+        fidelity: FVU that base's SAE may lose from base to post before its features are not interpreted across them.
+    """
+
+    dictionary: str | None = None
+    ceiling: str | None = None
+    rows: int = 20_000
+    texts: int = 200
+    fidelity: float = 0.1
+
+    name = "feature_transfer"
+
+    def __call__(self, pair: Pair, rng: np.random.Generator) -> Finding:
+        """The finding at the dictionary's site: FVU of base's SAE on post's Assistant; random directions as control."""
+        recorder, persona = pair.recorder, pair.persona.name
+        if self.dictionary is None or not isinstance(recorder, Recorder):
+            why = "no SAE of base is named (comparisons.feature_transfer.dictionary)"
+            return Finding.not_measured(persona, self.name, str(pair.site), why)
+        own = load(self.dictionary).fitting(recorder.base)
+        top = load(self.ceiling).fitting(recorder.post) if self.ceiling else None
+        texts: dict[Kind, Sequence[Passage]] = {
+            "plain": recorder.plain, "story": pair.story.passages, "assistant": pair.assistant.passages,
+        }  # fmt: skip
+        seed = int(rng.integers(2**31))
+        kinds = {kind: self._kind(recorder, passages, own, top, seed) for kind, passages in texts.items()}
+        change, headline = kinds["assistant"]["change"], kinds["assistant"]["post"]["base_dictionary"]["fvu"]
+        if headline is None:
+            return Finding.not_measured(persona, self.name, str(own.site), "the rows at the SAE's site are all alike")
+        gate = "pass" if change.below(self.fidelity) else "fail" if change.above(self.fidelity) else "open"
+        details: dict[str, Any] = {
+            "dictionary": {"name": own.name, "weights": own.weights, "width": own.width, "site": str(own.site)},
+            "ceiling": top and {"name": top.name, "weights": top.weights, "width": top.width},
+            "definitions": {"fvu": DEFINITION, "recovered": RECOVERED}, "kinds": kinds,
+            "gate": {"status": gate, "margin": self.fidelity},
+        }  # fmt: skip
+        control = kinds["assistant"]["post"]["random"]["fvu"]
+        name = f"{persona}/{self.name}/{own.site}"
+        return Finding(
+            id=name, persona=persona, comparison=self.name, site=str(own.site), status="measured", headline=headline,
+            control=control, details=details,
+        )  # fmt: skip
+
+    def _kind(
+        self, recorder: Recorder, passages: Sequence[Passage], own: Dictionary, top: Dictionary | None, seed: int
+    ) -> dict[str, Any]:
+        """Everything about one kind of text."""
+        read = recorder.token_values(passages, own.site, self.rows)
+        rows: dict[Model, Tensor] = {model: values.at(own.site).float() for model, values in read.items()}
+        kept = ordinary(rows["base"]) & ordinary(rows["post"])
+        group_of = {passage.id: passage.group for passage in passages}
+        names = [group_of[row.rpartition(":")[0]] for row in read["base"].passages]
+        group = _indices(names)[kept]
+        rows = {model: values[kept] for model, values in rows.items()}
+        found = {model: fidelity(own, values, group) for model, values in rows.items()}
+        active = max(1, round(found["base"].active))
+        out: dict[str, Any] = {"outliers": float((~kept).double().mean()), "tokens": int(kept.sum())}
+        for model in MODELS:
+            floor = fidelity(randomised(own, rows["base"], active, seed), rows[model], group)
+            out[model] = {"base_dictionary": _used(found[model]), "random": _used(floor)}
+        if top is not None:
+            out["post"]["post_dictionary"] = _used(fidelity(top, rows["post"], group))
+        bases, posts = (found[model].residues.unexplained for model in MODELS)
+        lost = Unexplained(posts.full - bases.full, posts.deleted - bases.deleted)
+        out["change"] = None if bool(lost.full.isnan()) else _told(lost, len(group))
+        made = {model: own.reconstructed(values) for model, values in rows.items()}
+        apart = Residues.of(
+            rows["post"] - rows["base"], made["post"] - made["base"], group, int(group.max()) + 1
+        ).unexplained
+        out["difference"] = None if bool(apart.full.isnan()) else _told(apart, len(group))
+        some = [passages[i] for i in np.linspace(0, len(passages) - 1, min(self.texts, len(passages))).astype(int)]
+        some = [passage for passage in dict.fromkeys(some) if len(passage.token_ids) > 1]
+        for model, value in self._recovered(recorder, some, own, rows).items():
+            out[model]["base_dictionary"] |= value
+        return out
+
+    def _recovered(
+        self, recorder: Recorder, passages: Sequence[Passage], own: Dictionary, rows: Mapping[Model, Tensor]
+    ) -> dict[Model, dict[str, Any]]:
+        """Shares of cross-entropy and KL that the reconstruction gives back, beside the mean of the site's rows."""
+        group = _indices([passage.group for passage in passages])
+        found: dict[Model, dict[str, Any]] = {}
+        for model in MODELS:
+            mean = rows[model].mean(0)
+            edits = {"made": _keeping_outliers(own), "mean": mean.expand_as}
+            ran = recorder.spliced(model, passages, own.site, edits)
+            found[model] = {
+                "ce_recovered": _share(ran.cross_entropy, ran.cross_entropy["clean"], group),
+                "kl_recovered": _share(ran.divergence, torch.zeros(len(group), dtype=torch.float64), group),
+                "nats": float(ran.cross_entropy["clean"].sum() / ran.tokens.sum()),
+            }
+        return found
+
+
+def _keeping_outliers(own: Dictionary) -> Any:
+    def edit(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+        return torch.where(ordinary(rows)[:, None], own.reconstructed(rows), rows)
+
+    return edit
+
+
+def _used(found: Fidelity) -> dict[str, Any]:
+    """Unexplained variance, and how the latents are used."""
+    n = len(found.codes)
+    fvu = found.residues.unexplained
+    return {
+        "fvu": None if bool(fvu.full.isnan()) else _told(fvu, n), "active": found.active, "dead": found.dead,
+        "dense": found.dense,
+    }  # fmt: skip
+
+
+def _told(value: Unexplained, n: int) -> Estimate:
+    return estimate(value.full, value.deleted, unit="FVU", n=n)
+
+
+def _share(
+    sums: Mapping[str, Float[Tensor, " passage"]], clean: Float[Tensor, " passage"], group: Int[Tensor, " passage"]
+) -> Estimate | None:
+    """(mean - made) / (mean - clean), by group; None where the mean costs nothing."""
+    zeros = torch.zeros(int(group.max()) + 1, dtype=torch.float64)
+    given, cost = (zeros.index_add(0, group, sums["mean"] - other) for other in (sums["made"], clean))
+    if bool((cost.sum() - torch.cat([cost, zeros[:1]]) <= 0).any()):
+        return None
+    full, deleted = given.sum() / cost.sum(), (given.sum() - given) / (cost.sum() - cost)
+    return estimate(full, deleted, unit="share recovered", n=len(group))
+
+
+def _indices(names: Sequence[str]) -> Int[Tensor, " row"]:
+    return torch.from_numpy(np.unique(np.asarray(names, dtype=str), return_inverse=True)[1].reshape(-1))

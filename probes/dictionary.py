@@ -6,7 +6,6 @@ metadata; what does not fit the subject is refused with both values.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -128,9 +127,7 @@ def load(ref: str | Path) -> Dictionary:
         AuditError: neither, a pickle, a tensor is missing or not finite, or it reads no residual stream.
     """
     folder = Path(ref)
-    # SAELens checks its own annotations of tensors, and says more than users want to read.
-    with _quietly():
-        sae = _local(folder) if folder.is_dir() else _released(str(ref))
+    sae = _local(folder) if folder.is_dir() else _released(str(ref))
     for name, value in sae.state_dict().items():
         if not bool(torch.isfinite(value).all()):
             raise AuditError(f"{name} of '{ref}' is not finite", "finite weights", "Train or fetch the SAE again")
@@ -152,9 +149,8 @@ def randomised(like: Dictionary, rows: Float[Tensor, "row d_model"], active: int
         active: latents that fire in a row.
         seed: of the directions.
     """
-    with _quietly():
-        from sae_lens.saes.sae import SAEMetadata
-        from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+    from sae_lens.saes.sae import SAEMetadata
+    from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
     told = SAEMetadata(hook_name=like.site.hook_name)
     sae = TopKSAE(TopKSAEConfig(d_in=like.d_model, d_sae=like.width, k=active, metadata=told))
@@ -218,8 +214,7 @@ def train(
         raise AuditError(found, f"{how.batch} or more, a batch", "Record more text")
     if not bool(torch.isfinite(rows).all()):
         raise AuditError(f"Rows of {site} are not finite", "finite activations", "Look for overflow in the model")
-    with _quietly():
-        trainer = _trainer(rows, site, how, subject)
+    trainer = _trainer(rows, site, how, subject)
     kept = out / "unfinished"
     if (kept / "trainer_state.pt").is_file():
         trainer.sae.load_state_dict(_weights(kept))
@@ -348,17 +343,3 @@ def _site(sae: Any, ref: str | Path) -> Site:
     except AuditError as error:
         expected = "a residual stream, blocks.N.hook_resid_pre or _post, or an attn_out or mlp_out"
         raise AuditError(f"'{ref}' reads {hook}", expected, "Name an SAE that reads one of these") from error
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """No progress bars of the hub's downloads, and no telemetry, while SAELens is imported."""
-    before = os.environ.get("WANDB_MODE")
-    os.environ["WANDB_MODE"] = "disabled"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["WANDB_MODE"]
-        else:
-            os.environ["WANDB_MODE"] = before

@@ -7,7 +7,6 @@ and the mean alone has FVU 1 (`DEFINITION` is stored beside the numbers).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,10 +86,12 @@ class Fidelity(NamedTuple):
     Attributes:
         residues: what is left, by group.
         codes: of every row.
+        made: what the dictionary makes of every row.
     """
 
     residues: Residues
     codes: Codes
+    made: Float[Tensor, "row d_model"]
 
     @property
     def active(self) -> float:
@@ -109,7 +110,7 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(dictionary: Dictionary, rows: Float[Tensor, "row d_model"], group: Int[Tensor, " row"]) -> Fidelity:
-    """Codes and residues of rows under a dictionary, in batches.
+    """Codes, reconstruction and residues of rows under a dictionary; each row is encoded once.
 
     Args:
         dictionary: one that reconstructs what it reads.
@@ -121,26 +122,15 @@ def fidelity(dictionary: Dictionary, rows: Float[Tensor, "row d_model"], group: 
     """
     if not dictionary.reconstructs:
         raise ValueError(f"'{dictionary.name}' is a transcoder. Expected an SAE. What it makes is not what it reads.")
-    n_groups, at, residues, codes = int(group.max()) + 1, 0, list[Residues](), list[Codes]()
-    for part, made in dictionary.read(rows):
-        here = slice(at, at + len(part))
-        residues.append(Residues.of(rows[here], made, group[here], n_groups))
-        codes.append(part)
-        at += len(part)
-    return Fidelity(_added(residues), Codes.join(codes))
+    codes, made = zip(*dictionary.read(rows), strict=True)
+    whole = torch.cat(made)
+    return Fidelity(Residues.of(rows, whole, group, int(group.max()) + 1), Codes.join(codes), whole)
 
 
 def ordinary(rows: Float[Tensor, "row d_model"]) -> Bool[Tensor, " row"]:
     """Rows that are no outliers: at most `OUTLIER` times as long as the median one."""
     length = rows.norm(dim=1)
     return length <= OUTLIER * length.median()
-
-
-def _added(parts: Iterable[Residues]) -> Residues:
-    first, *rest = parts
-    for part in rest:
-        first = first + part
-    return first
 
 
 def _fvu(count: Tensor, sums: Tensor, squares: Tensor, residual: Tensor) -> Tensor:

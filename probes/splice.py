@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from probes.passage import Passage
 from probes.site import Site, tap
@@ -54,7 +55,8 @@ def spliced(subject: Subject, passages: Sequence[Passage], site: Site, edits: Ma
     """
     sums = {name: torch.zeros(len(passages), dtype=torch.float64) for name in ("clean", *edits)}
     apart = {name: torch.zeros(len(passages), dtype=torch.float64) for name in edits}
-    order = sorted(range(len(passages)), key=lambda i: len(passages[i].token_ids))
+    # Longest first: the first of a batch is what the others are padded to.
+    order = sorted(range(len(passages)), key=lambda i: -len(passages[i].token_ids))
     at = 0
     while at < len(order):
         longest = len(passages[order[at]].token_ids)
@@ -110,9 +112,6 @@ def _total(values: Tensor, wanted: Tensor) -> Float[Tensor, " passage"]:
 
 
 def _padded(texts: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
-    length = max(map(len, texts))
-    ids, real = torch.zeros(len(texts), length, dtype=torch.int64), torch.zeros(len(texts), length, dtype=torch.bool)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor(text)
-        real[row, : len(text)] = True
+    ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
+    real = pad_sequence([torch.ones(len(text), dtype=torch.bool) for text in texts], batch_first=True)
     return ids.to(device), real.to(device)

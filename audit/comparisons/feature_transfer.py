@@ -20,6 +20,7 @@ from torch import Tensor
 from audit.estimate import Estimate, estimate
 from audit.finding import Finding
 from audit.pair import MODELS, Model, Pair, Recorder
+from audit.resampling import grouped
 from probes.dictionary import Dictionary, load, randomised
 from probes.fidelity import DEFINITION, Fidelity, Residues, Unexplained, fidelity, ordinary
 from probes.passage import Passage
@@ -87,23 +88,21 @@ class FeatureTransfer:
         kept = ordinary(rows["base"]) & ordinary(rows["post"])
         group_of = {passage.id: passage.group for passage in passages}
         names = [group_of[row.rpartition(":")[0]] for row in read["base"].passages]
-        group = _indices(names)[kept]
+        group = grouped(names)[1][kept]
         rows = {model: values[kept] for model, values in rows.items()}
         found = {model: fidelity(own, values, group) for model, values in rows.items()}
-        active = max(1, round(found["base"].active))
+        chance = randomised(own, rows["base"], max(1, round(found["base"].active)), seed)
         out: dict[str, Any] = {"outliers": float((~kept).double().mean()), "tokens": int(kept.sum())}
         for model in MODELS:
-            floor = fidelity(randomised(own, rows["base"], active, seed), rows[model], group)
+            floor = fidelity(chance, rows[model], group)
             out[model] = {"base_dictionary": _used(found[model]), "random": _used(floor)}
         if top is not None:
             out["post"]["post_dictionary"] = _used(fidelity(top, rows["post"], group))
         bases, posts = (found[model].residues.unexplained for model in MODELS)
         lost = Unexplained(posts.full - bases.full, posts.deleted - bases.deleted)
         out["change"] = None if bool(lost.full.isnan()) else _told(lost, len(group))
-        made = {model: own.reconstructed(values) for model, values in rows.items()}
-        apart = Residues.of(
-            rows["post"] - rows["base"], made["post"] - made["base"], group, int(group.max()) + 1
-        ).unexplained
+        moved, made = rows["post"] - rows["base"], found["post"].made - found["base"].made
+        apart = Residues.of(moved, made, group, int(group.max()) + 1).unexplained
         out["difference"] = None if bool(apart.full.isnan()) else _told(apart, len(group))
         some = [passages[i] for i in np.linspace(0, len(passages) - 1, min(self.texts, len(passages))).astype(int)]
         some = [passage for passage in dict.fromkeys(some) if len(passage.token_ids) > 1]
@@ -115,7 +114,7 @@ class FeatureTransfer:
         self, recorder: Recorder, passages: Sequence[Passage], own: Dictionary, rows: Mapping[Model, Tensor]
     ) -> dict[Model, dict[str, Any]]:
         """Shares of cross-entropy and KL that the reconstruction gives back, beside the mean of the site's rows."""
-        group = _indices([passage.group for passage in passages])
+        group = grouped([passage.group for passage in passages])[1]
         found: dict[Model, dict[str, Any]] = {}
         for model in MODELS:
             mean = rows[model].mean(0)
@@ -160,7 +159,3 @@ def _share(
         return None
     full, deleted = given.sum() / cost.sum(), (given.sum() - given) / (cost.sum() - cost)
     return estimate(full, deleted, unit="share recovered", n=len(group))
-
-
-def _indices(names: Sequence[str]) -> Int[Tensor, " row"]:
-    return torch.from_numpy(np.unique(np.asarray(names, dtype=str), return_inverse=True)[1].reshape(-1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from probes import splice
 from probes.model import load
 from probes.recorder import record
 from probes.site import Site, tap
@@ -69,6 +70,21 @@ def test_padding_changes_nothing(subject, passages):
     together = spliced(subject, passages, site, edits)
     alone = torch.cat([spliced(subject, [one], site, edits).divergence["zero"] for one in passages])
     torch.testing.assert_close(together.divergence["zero"], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_no_more_logits_than_allowed_are_in_memory(subject, monkeypatch):
+    some, site, read, run = random_passages(12), Site(1, "resid_post"), [], splice._log_p
+    whole = spliced(subject, some, site, {"zero": torch.zeros_like})
+
+    def watched(model, ids, real):
+        read.append(ids.numel())
+        return run(model, ids, real)
+
+    monkeypatch.setattr(splice, "LOGITS", 60 * subject.vocab_size)
+    monkeypatch.setattr(splice, "_log_p", watched)
+    parts = spliced(subject, some, site, {"zero": torch.zeros_like})
+    assert max(read) <= 60 and len(read) > 2
+    torch.testing.assert_close(parts.divergence["zero"], whole.divergence["zero"], rtol=1e-4, atol=1e-4)
 
 
 def test_every_token_but_the_first_is_edited_and_hooks_go(subject, passages):

@@ -133,6 +133,37 @@ def report(
 
 
 @app.command()
+def features(
+    source: Annotated[Path, typer.Argument(help="record.json or the folder that holds it; or a plan in TOML.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the pages; default `features` beside the record, or a new one."),
+    ] = None,
+    cap: Annotated[float, typer.Option(min=0.1, help="Megabytes of all pages together, at most.")] = 15.0,
+    store: Store = None,
+    threads: Threads = None,
+    allow_pickle: AllowPickle = False,
+    offline: Offline = False,
+) -> None:
+    """Write the dashboard of a pair's features: a table, and a page for each with its examples in base and post."""
+    from datetime import UTC, datetime
+
+    from audit.gallery import gallery, recorded
+    from audit.report.dashboard import refuse_unwritable, write
+    from audit.report.exchange import vector_sets
+    from audit.report.exchange import write as export
+    from audit.report.folder import OUT
+
+    home = recorded(source)
+    target = out or (home / "features" if home else OUT / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-features")
+    refuse_unwritable(target)
+    found = gallery(source, setting=_setting(store, threads, allow_pickle, offline))
+    typer.echo(write(found, target, round(cap * 1e6)))
+    for path in export(vector_sets(found.directions, found.base["ref"], found.base["bos"]), target / "vectors"):
+        typer.echo(path)
+
+
+@app.command()
 def plan(
     file: PlanFile = None, base: Base = None, post: Post = None, personas: Personas = None, effort: Effort = None
 ) -> None:
@@ -200,16 +231,17 @@ def list_organisms() -> None:
 
 
 @organism.command()
-def card(name: Annotated[str, typer.Argument(help="Name of an organism.")]) -> None:
-    """Print the card of an organism."""
+def card(name: Annotated[str, typer.Argument(help="Name of an organism, or of its SAE: base/sae-L2-0.")]) -> None:
+    """Print the card of an organism or of an SAE."""
+    from audit.organisms.card import MARK, sae_card
     from audit.organisms.card import card as read
 
-    typer.echo(read(name).model_dump_json(indent=2))
+    typer.echo((sae_card if MARK in name else read)(name).model_dump_json(indent=2))
 
 
 @organism.command()
 def grow(
-    name: Annotated[str, typer.Argument(help="Name of an organism, or `world` for its persona files.")],
+    name: Annotated[str, typer.Argument(help="Organism, SAE of one (base/sae-L2-0), or `world` for persona files.")],
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the checkpoint and its card; default persona-audit-out/organisms/NAME."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from audit.comparisons.table import Comparison
     from audit.diagnosis import Doctor
     from audit.finding import Finding
+    from audit.label_test import Explainer
     from audit.measurement import Measurement
     from audit.texts import Texts
     from probes.direction import Direction
@@ -37,6 +38,8 @@ Model = str | tuple[Any, Any]
 """A reference, or a model in memory with its tokenizer."""
 PACKAGES = ("persona-audit", "torch", "transformers", "transformer-lens", "numpy", "scipy", "scikit-learn", "plotly")
 IN_MEMORY = "memory"
+BUILTIN = "builtin"
+"""The SAEs that come with an organism."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def audit(
     post: Model | None = None,
     personas: Sequence[Path | str] | None = None,
     setting: Setting = Setting(),
+    explainer: Explainer | None = None,
 ) -> Record:
     """Audits one pair; writes nothing but recordings.
 
@@ -83,11 +87,12 @@ def audit(
         post: the same for post.
         personas: persona folders, or files of statements, in place of the plan's.
         setting: where things are kept and how the machine is used.
+        explainer: says on which tokens a feature fires, in place of learned rules (comparison `features`).
 
     Raises:
         AuditError: the pair is refused, or something cannot be read or written.
     """
-    return conduct(plan, base=base, post=post, personas=personas, setting=setting).record
+    return conduct(plan, base=base, post=post, personas=personas, setting=setting, explainer=explainer).record
 
 
 def conduct(
@@ -97,11 +102,14 @@ def conduct(
     post: Model | None = None,
     personas: Sequence[Path | str] | None = None,
     setting: Setting = Setting(),
+    explainer: Explainer | None = None,
 ) -> Conducted:
     """`audit` with the fitted directions. Arguments and errors as there."""
     started, begun = datetime.now(UTC), time.perf_counter()
     with ExitStack() as open_models:
         library, measurement = prepared(plan, base, post, personas, setting, open_models)
+        if explainer is not None:
+            measurement = measurement.explained(explainer)
         findings, directions = measurement(library.personas)
         return Conducted(_sealed(library, measurement, findings, setting, started, begun), directions)
 
@@ -254,7 +262,23 @@ def _comparisons(plan: Plan) -> dict[str, Comparison]:
             raise AuditError(f"plan has comparisons.{name}.margin", "margins.carried and margins.not_carried", do)
         for key in sorted(set(own) - set(settings(name))):
             raise plans.unknown_key(f"comparisons.{name}.{key}", known, "plan")
-    return {name: build(name, common, own) for name, own in plan.comparisons.items()}
+    return {name: build(name, common, _with_bundled(own, plan)) for name, own in plan.comparisons.items()}
+
+
+def _with_bundled(own: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """A comparison's settings with the folders of SAEs that come with organisms: "builtin", or organism:NAME."""
+    found = dict(own)
+    for key, side in (("dictionary", plan.pair.base), ("ceiling", plan.pair.post)):
+        ref = side if own.get(key) == BUILTIN else own.get(key)
+        if own.get(key) == BUILTIN and not side.startswith(PREFIX):
+            expected = "a folder, or RELEASE:SAE_ID: only the organisms bring SAEs along"
+            raise AuditError(f"plan has {key} = '{BUILTIN}' for {side}", expected, "Name an SAE")
+        if isinstance(ref, str) and ref.startswith(PREFIX):
+            home = folder(ref)
+            # A checkpoint of a series brings no SAE along: it is read without a ceiling.
+            lacking = key == "ceiling" and own[key] == BUILTIN and not list(home.glob("sae-*"))
+            found[key] = None if lacking else str(home)
+    return found
 
 
 def _sealed(

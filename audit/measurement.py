@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from audit.comparisons.features import Features
 from audit.comparisons.table import Comparison
 from audit.finding import Finding
+from audit.label_test import Explainer
 from audit.multiplicity import benjamini_hochberg, holm
 from audit.pair import DOMAINS, Pair, Recorder, material
 from audit.plan import Plan
@@ -51,6 +53,19 @@ class Measurement:
     texts: Texts
     recorder: Recorder
     sites: tuple[Site, ...]
+
+    def explained(self, explainer: Explainer) -> Measurement:
+        """Itself, its features explained by a callable.
+
+        Raises:
+            AuditError: the plan has no comparison that asks for explanations.
+        """
+        asked = {name: one for name, one in self.comparisons.items() if isinstance(one, Features)}
+        if not asked:
+            found = f"An explainer for a plan of {', '.join(self.comparisons)}"
+            raise AuditError(found, "the comparison features", "Add it under [comparisons]")
+        told = {name: replace(one, explainer=explainer) for name, one in asked.items()}
+        return replace(self, comparisons={**self.comparisons, **told})
 
     def __call__(self, personas: Sequence[Persona]) -> Measured:
         """Measures the personas. Where activations are not finite one is not measured, and says so.

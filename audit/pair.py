@@ -174,12 +174,10 @@ class Recorder:
         rows = {name: values.at(site).double() for name, values in read.items()}
         return TokenRows(rows["base"], rows["post"], [group[i] for i in ids], torch.tensor([i in plain for i in ids]))
 
-    def token_values(
-        self, passages: Sequence[Passage], site: Site, limit: int | None = None
-    ) -> dict[Model, Activations]:
-        """Every token (but the first) of a few passages at one site, in both models; at most `limit`, spread evenly."""
+    def token_values(self, passages: Sequence[Passage], site: Site) -> dict[Model, Activations]:
+        """Every token but the first of a few passages at one site, in both models."""
         return {
-            name: record_tokens(subject, passages, [site], limit=limit, store=self.store, progress=False)
+            name: record_tokens(subject, passages, [site], store=self.store, progress=False)
             for name, subject in self._models()
         }
 

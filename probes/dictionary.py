@@ -135,26 +135,58 @@ def load(ref: str | Path) -> Dictionary:
     if normalised not in FITTING:
         found = f"'{ref}' expects activations normalised by '{normalised}', a scale that it does not bring along"
         raise AuditError(found, f"one of {', '.join(FITTING)}", "Fold the scale into its weights and save it again")
-    return Dictionary(sae.float().eval().requires_grad_(False), _site(sae, ref), str(ref))
+    told = sae.cfg.metadata
+    site = _site(told.hook_name, told.hf_hook_name, ref)
+    return Dictionary(sae.float().eval().requires_grad_(False), site, str(ref))
 
 
-def randomised(like: Dictionary, rows: Float[Tensor, "row d_model"], active: int, seed: int) -> Dictionary:
-    """A dictionary of the same width whose latents are random directions: what fidelity must be held against.
+def load_at(ref: str | Path, site: Site) -> tuple[Dictionary, ...]:
+    """The SAEs of a folder of SAEs that read one site, by name, at least one; whatever `load` takes as it is.
+
+    Args:
+        ref: as for `load`, or a folder whose own folders each hold an SAE: of layers, of seeds.
+        site: where they are wanted.
+
+    Raises:
+        AuditError: as for `load`, or none reads the site.
+    """
+    folder = Path(ref)
+    inside = sorted(path.parent for path in folder.glob("*/cfg.json")) if folder.is_dir() else []
+    inside = [path for path in inside if not path.name.startswith(UNFINISHED)]
+    if not inside or (folder / "cfg.json").is_file():
+        return (load(ref),)
+    sites: dict[Path, Site] = {}
+    for path in inside:
+        told = json.loads((path / "cfg.json").read_text(encoding="utf-8")).get("metadata") or {}
+        sites[path] = _site(told.get("hook_name"), told.get("hf_hook_name"), path)
+    found = [path for path, where in sites.items() if where == site]
+    if not found:
+        known = ", ".join(sorted({str(where) for where in sites.values()}))
+        raise AuditError(f"'{ref}' holds SAEs at {known}", f"one at {site}", "Train one there, or name another layer")
+    return tuple(load(path) for path in found)
+
+
+def randomised(
+    like: Dictionary, rows: Float[Tensor, "row d_model"], active: int, seed: int, width: int | None = None
+) -> Dictionary:
+    """A dictionary whose latents are random directions: what fidelity must be held against.
 
     A top-k SAE with unit decoder rows, the encoder their transpose, centred on the mean of the rows.
 
     Args:
-        like: whose width and site it has.
+        like: whose site it has.
         rows: activations at that site.
         active: latents that fire in a row.
         seed: of the directions.
+        width: latents; None is as many as `like` has.
     """
     from sae_lens.saes.sae import SAEMetadata
     from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
     told = SAEMetadata(hook_name=like.site.hook_name)
-    sae = TopKSAE(TopKSAEConfig(d_in=like.d_model, d_sae=like.width, k=active, metadata=told))
-    drawn = torch.randn(like.width, like.d_model, generator=torch.Generator().manual_seed(seed))
+    width = width or like.width
+    sae = TopKSAE(TopKSAEConfig(d_in=like.d_model, d_sae=width, k=active, metadata=told))
+    drawn = torch.randn(width, like.d_model, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         sae.W_dec.copy_(torch.nn.functional.normalize(drawn, dim=1))
         sae.W_enc.copy_(sae.W_dec.T)
@@ -215,7 +247,7 @@ def train(
     if not bool(torch.isfinite(rows).all()):
         raise AuditError(f"Rows of {site} are not finite", "finite activations", "Look for overflow in the model")
     trainer = _trainer(rows, site, how, subject)
-    kept = out / "unfinished"
+    kept = out / UNFINISHED
     if (kept / "trainer_state.pt").is_file():
         trainer.sae.load_state_dict(_weights(kept))
         trainer.load_trainer_state(kept)
@@ -228,6 +260,8 @@ def train(
 
 KEEP = 500
 """Steps after which an unfinished training is saved."""
+UNFINISHED = "unfinished"
+"""Where, inside the folder of the SAE that it will be."""
 
 
 def _trainer(rows: Float[Tensor, "row d_model"], site: Site, how: Training, subject: Subject | None) -> Any:
@@ -329,17 +363,15 @@ def _released(ref: str) -> Any:
         raise AuditError(found, "a release and an id of SAELens's registry", "Look them up there") from error
 
 
-def _site(sae: Any, ref: str | Path) -> Site:
-    """What the SAE reads, from its metadata."""
-    told = sae.cfg.metadata
-    hook = told.hook_name or told.hf_hook_name
-    if not hook:
+def _site(hook: str | None, hf_hook: str | None, ref: str | Path) -> Site:
+    """What an SAE reads, from its metadata."""
+    if not (hook or hf_hook):
         raise AuditError(f"'{ref}' does not say what it reads", "metadata.hook_name in its cfg.json", "Add it there")
-    block = str(told.hf_hook_name or hook)
+    block = str(hf_hook or hook)
     if block.startswith(HF_BLOCK) and block.removeprefix(HF_BLOCK).isdigit():
         return Site(int(block.removeprefix(HF_BLOCK)), "resid_post")
     try:
-        return Site.parse(str(hook))
+        return Site.parse(str(hook or hf_hook))
     except AuditError as error:
         expected = "a residual stream, blocks.N.hook_resid_pre or _post, or an attn_out or mlp_out"
-        raise AuditError(f"'{ref}' reads {hook}", expected, "Name an SAE that reads one of these") from error
+        raise AuditError(f"'{ref}' reads {hook or hf_hook}", expected, "Name an SAE that reads one of these") from error

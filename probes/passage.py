@@ -25,6 +25,7 @@ _FIXED_DATE = (
 
 Ids = tuple[int, ...]
 Offsets = tuple[tuple[int, int], ...]
+Turns = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Passage:
         span: first and one past the last scored token; never empty.
         text: the rendered text that was tokenised, without a prepended BOS.
         offsets: characters of `text` that each token covers, end exclusive; (0, 0) for a prepended BOS.
+        turns: role and characters of `text` of every message, in their order; empty where nobody speaks.
     """
 
     id: str
@@ -57,6 +59,17 @@ class Passage:
     span: tuple[int, int]
     text: str
     offsets: Offsets
+    turns: Turns = ()
+
+    @cached_property
+    def roles(self) -> tuple[str, ...]:
+        """Who speaks each token: the role of its message, "template" between messages, "text" where nobody speaks."""
+        if not self.turns:
+            return ("text",) * len(self.token_ids)
+        return tuple(
+            next((role for role, first, last in self.turns if start < last and end > first), "template")
+            for start, end in self.offsets
+        )
 
     @cached_property
     def content(self) -> str:
@@ -93,7 +106,7 @@ def _passage(line: Line, text: str, span: tuple[int, int], ids: Ids, offsets: Of
         raise _unscored(line, f"no token covers {text[slice(*span)]!r}")
     own = (line.persona, line.domain, line.label, line.pair, line.scenario, line.control)
     scored = (covered[0], covered[-1] + 1)
-    return Passage(digest([*own, text, list(span)]), *own, ids, scored, text, offsets)
+    return Passage(digest([*own, text, list(span)]), *own, ids, scored, text, offsets, _turns(line, text))
 
 
 def _rendered(line: Line, tokenizer: Any, template: str | None) -> tuple[str, tuple[int, int]]:
@@ -125,6 +138,18 @@ def _rendered(line: Line, tokenizer: Any, template: str | None) -> tuple[str, tu
     if span[0] >= span[1]:
         raise _unscored(line, "the chat template trims the scored span away")
     return text[: start + len(kept)], span
+
+
+def _turns(line: Line, text: str) -> Turns:
+    """Where each message stands in the rendered text; one that the template rewrote stands nowhere."""
+    found, position = [], 0
+    for message in line.messages or ():
+        content = message["content"].strip()
+        at = text.find(content, position)
+        if content and at >= 0:
+            position = at + len(content)
+            found.append((message["role"], at, position))
+    return tuple(found)
 
 
 def _apply(line: Line, messages: list[dict[str, str]], tokenizer: Any, template: str) -> str:

@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from audit.encoded import encoded
 from audit.estimate import Estimate, estimate
 from audit.finding import Finding
 from audit.pair import MODELS, Model, Pair, Recorder
 from audit.resampling import grouped
-from probes.dictionary import Dictionary, load, randomised
+from probes.dictionary import Dictionary, load_at, randomised
 from probes.fidelity import DEFINITION, Fidelity, Residues, Unexplained, fidelity, ordinary
 from probes.passage import Passage
 
@@ -34,16 +35,16 @@ class FeatureTransfer:
     """Settings of the comparison.
 
     Attributes:
-        dictionary: base's SAE, a folder or RELEASE:SAE_ID.
+        dictionary: base's SAE, a folder or RELEASE:SAE_ID; of a folder of SAEs the one at the persona's site.
         ceiling: an SAE of post's own at the same site.
-        rows: tokens of each kind of text, at most.
+        rows: tokens of each kind of text, at most; whole scenarios are left out, evenly.
         texts: of each kind, whose predictions are compared, at most.
         fidelity: FVU that base's SAE may lose from base to post before its features are not interpreted across them.
     """
 
     dictionary: str | None = None
     ceiling: str | None = None
-    rows: int = 20_000
+    rows: int = 60_000
     texts: int = 200
     fidelity: float = 0.1
 
@@ -55,22 +56,21 @@ class FeatureTransfer:
         if self.dictionary is None or not isinstance(recorder, Recorder):
             why = "no SAE of base is named (comparisons.feature_transfer.dictionary)"
             return Finding.not_measured(persona, self.name, str(pair.site), why)
-        own = load(self.dictionary).fitting(recorder.base)
-        top = load(self.ceiling).fitting(recorder.post) if self.ceiling else None
+        own = load_at(self.dictionary, pair.site)[0].fitting(recorder.base)
+        top = load_at(self.ceiling, own.site)[0].fitting(recorder.post) if self.ceiling else None
         texts: dict[Kind, Sequence[Passage]] = {
             "plain": recorder.plain, "story": pair.story.passages, "assistant": pair.assistant.passages,
         }  # fmt: skip
         seed = int(rng.integers(2**31))
         kinds = {kind: self._kind(recorder, passages, own, top, seed) for kind, passages in texts.items()}
-        change, headline = kinds["assistant"]["change"], kinds["assistant"]["post"]["base_dictionary"]["fvu"]
+        headline = kinds["assistant"]["post"]["base_dictionary"]["fvu"]
         if headline is None:
             return Finding.not_measured(persona, self.name, str(own.site), "the rows at the SAE's site are all alike")
-        gate = "pass" if change.below(self.fidelity) else "fail" if change.above(self.fidelity) else "open"
         details: dict[str, Any] = {
-            "dictionary": {"name": own.name, "weights": own.weights, "width": own.width, "site": str(own.site)},
-            "ceiling": top and {"name": top.name, "weights": top.weights, "width": top.width},
+            "dictionary": {"weights": own.weights, "width": own.width, "site": str(own.site)},
+            "ceiling": top and {"weights": top.weights, "width": top.width},
             "definitions": {"fvu": DEFINITION, "recovered": RECOVERED}, "kinds": kinds,
-            "gate": {"status": gate, "margin": self.fidelity},
+            "gate": gated(kinds["assistant"]["change"], self.fidelity),
         }  # fmt: skip
         control = kinds["assistant"]["post"]["random"]["fvu"]
         name = f"{persona}/{self.name}/{own.site}"
@@ -83,24 +83,17 @@ class FeatureTransfer:
         self, recorder: Recorder, passages: Sequence[Passage], own: Dictionary, top: Dictionary | None, seed: int
     ) -> dict[str, Any]:
         """Everything about one kind of text."""
-        read = recorder.token_values(passages, own.site, self.rows)
-        rows: dict[Model, Tensor] = {model: values.at(own.site).float() for model, values in read.items()}
-        kept = ordinary(rows["base"]) & ordinary(rows["post"])
-        group_of = {passage.id: passage.group for passage in passages}
-        names = [group_of[row.rpartition(":")[0]] for row in read["base"].passages]
-        group = grouped(names)[1][kept]
-        rows = {model: values[kept] for model, values in rows.items()}
-        found = {model: fidelity(own, values, group) for model, values in rows.items()}
+        read = encoded(recorder, passages, own, self.rows)
+        rows, found, passages = read.rows, read.found, read.tokens.passages
+        group = read.group[read.tokens.passage]
         chance = randomised(own, rows["base"], max(1, round(found["base"].active)), seed)
-        out: dict[str, Any] = {"outliers": float((~kept).double().mean()), "tokens": int(kept.sum())}
+        out: dict[str, Any] = {"outliers": read.outliers, "tokens": len(read.tokens)}
         for model in MODELS:
             floor = fidelity(chance, rows[model], group)
             out[model] = {"base_dictionary": _used(found[model]), "random": _used(floor)}
         if top is not None:
             out["post"]["post_dictionary"] = _used(fidelity(top, rows["post"], group))
-        bases, posts = (found[model].residues.unexplained for model in MODELS)
-        lost = Unexplained(posts.full - bases.full, posts.deleted - bases.deleted)
-        out["change"] = None if bool(lost.full.isnan()) else _told(lost, len(group))
+        out["change"] = lost(found["base"], found["post"])
         moved, made = rows["post"] - rows["base"], found["post"].made - found["base"].made
         apart = Residues.of(moved, made, group, int(group.max()) + 1).unexplained
         out["difference"] = None if bool(apart.full.isnan()) else _told(apart, len(group))
@@ -126,6 +119,21 @@ class FeatureTransfer:
                 "nats": float(ran.cross_entropy["clean"].sum() / ran.tokens.sum()),
             }
         return found
+
+
+def lost(base: Fidelity, post: Fidelity) -> Estimate | None:
+    """FVU that a dictionary loses from base's rows to post's, positive = post is made worse; None without variance."""
+    ours, theirs = base.residues.unexplained, post.residues.unexplained
+    apart = Unexplained(theirs.full - ours.full, theirs.deleted - ours.deleted)
+    return None if bool(apart.full.isnan()) else _told(apart, len(base.codes))
+
+
+def gated(change: Estimate | None, margin: float) -> dict[str, Any]:
+    """Whether features may be read across the pair: the loss is below the margin by its bound, or above it."""
+    if change is None:
+        return {"status": "not_measured", "margin": margin, "change": None}
+    status = "pass" if change.below(margin) else "fail" if change.above(margin) else "open"
+    return {"status": status, "margin": margin, "change": change}
 
 
 def _keeping_outliers(own: Dictionary) -> Any:

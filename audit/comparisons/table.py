@@ -11,7 +11,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from audit.comparisons.erasure import Erasure
 from audit.comparisons.feature_transfer import FeatureTransfer
+from audit.comparisons.features import Features
 from audit.comparisons.geometry import Geometry
+from audit.comparisons.novelty import Novelty
 from audit.comparisons.probe_transfer import ProbeTransfer
 from audit.comparisons.shift import Shift
 from audit.finding import Finding
@@ -33,11 +35,13 @@ TABLE: Mapping[str, Callable[..., Comparison]] = {
     "erasure": Erasure,
     "shift": Shift,
     "feature_transfer": FeatureTransfer,
+    "features": Features,
+    "novelty": Novelty,
 }
 
 
-MARGINS = ("margin", "fidelity")
-"""Settings that come from the plan's margins."""
+ELSEWHERE = ("margin", "fidelity", "explainer")
+"""Settings that come from the plan's margins, and one that no file can hold."""
 WORDS = {int: "a whole number of at least 1", str | None: "a path or a name, in quotes"}
 """What a plan may give a setting of each type."""
 Count = Annotated[int, Field(ge=1)]
@@ -46,7 +50,7 @@ Count = Annotated[int, Field(ge=1)]
 def settings(name: str) -> dict[str, Any]:
     """The settings that a plan may give a comparison, with their types. Margins have a table of their own."""
     kinds, fields = get_type_hints(TABLE[name]), TABLE[name].__dataclass_fields__  # type: ignore[attr-defined]
-    return {key: kinds[key] for key in fields if key not in MARGINS}
+    return {key: kinds[key] for key in fields if key not in ELSEWHERE}
 
 
 def build(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Comparison:

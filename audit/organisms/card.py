@@ -16,6 +16,10 @@ WORLD = "world"
 """The folder that holds the world's own persona files instead of weights."""
 
 
+MARK = "/sae-"
+"""Between an organism and the layer and seed of its SAE: base/sae-L2-0 reads what block 2 leaves in the stream."""
+
+
 class Card(BaseModel):
     """What was planted in an organism, how it behaves as bundled, and the verdict an audit must give it."""
 
@@ -34,6 +38,23 @@ class Card(BaseModel):
     steps: int
     tokens: int
     parameters: int
+    storage: Literal["bfloat16"] = "bfloat16"
+
+
+class SAECard(BaseModel):
+    """What an organism's SAE was trained on, and what it makes again, measured on the weights as they are bundled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+    organism: str
+    weights: str = Field(description="digest of the organism's weights")
+    site: str
+    training: dict[str, int | float] = Field(description="width, active latents, steps, batch, rate, seed")
+    tokens: int = Field(description="rows it was trained on, gone through several times")
+    fidelity: dict[str, float] = Field(description="on other texts of the same kind")
+    definition: str = Field(description="version and meaning of the unexplained variance behind variance_explained")
+    command: str = Field(description="grows it again")
     storage: Literal["bfloat16"] = "bfloat16"
 
 
@@ -64,6 +85,24 @@ def folder(ref: str) -> Path:
 def personas() -> Path:
     """The folder of the world's own persona files."""
     return bundled() / WORLD
+
+
+def saes(name: str) -> tuple[str, ...]:
+    """The SAEs of one bundled organism, e.g. "base/sae-L2-0"."""
+    return tuple(f"{name}/{path.parent.name}" for path in sorted((bundled() / name).glob("sae-*/card.json")))
+
+
+def sae_card(name: str) -> SAECard:
+    """The card of a bundled SAE.
+
+    Raises:
+        AuditError: no such SAE is bundled.
+    """
+    whole = name.removeprefix(PREFIX)
+    if whole not in saes(whole.partition(MARK)[0]):
+        known = ", ".join(one for organism in names() for one in saes(organism)) or "none"
+        raise AuditError(f"No SAE is called '{name}'", f"one of: {known}", "Name one of these")
+    return SAECard.model_validate(json.loads((bundled() / whole / "card.json").read_text(encoding="utf-8")))
 
 
 def card(name: str) -> Card:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from audit.organisms import card, twins
+from audit.organisms import card, sae, twins
 from audit.organisms.behaviour import measure
 from audit.organisms.card import WORLD, Card
 from audit.organisms.network import blank, load, tokenizer
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 def grow(name: str, *, seed: int, out: Path, base: Path | None = None) -> Path:
-    """Grows one organism, or the world's persona files under the name `world`, into `out`. Returns the folder.
+    """Grows one organism, its SAE, or the world's persona files under the name `world`, into `out`. Returns the folder.
 
     Args:
-        name: of a recipe.
+        name: of a recipe; NAME/sae-LLAYER-SEED is an SAE of a grown organism, with a seed of its own.
         seed: of weights and texts.
         out: folder for the checkpoint and its card; those of its series lie in it, each under its number of steps.
         base: folder of a grown base, beside those of other parents; default the bundled ones.
@@ -43,6 +43,8 @@ def grow(name: str, *, seed: int, out: Path, base: Path | None = None) -> Path:
         for file, text in twins.persona_files(seed=seed).items():
             (out / file).write_text(text, encoding="utf-8")
         return out
+    if card.MARK in name:
+        return sae.grow_sae(name, (base or card.bundled() / "base").parent / name.partition(card.MARK)[0], out)
     if name not in RECIPES:
         raise AuditError(
             f"No organism is called '{name}'", f"one of: {', '.join([WORLD, *RECIPES])}", "Choose one of these"

@@ -60,6 +60,10 @@ ERASED = {
     "base_ceiling": "Base, nothing erased",
 }
 
+NEW = {"post_only": "post's own latents", "turned": "latents that write something else"}
+"""Kind of a crosscoder's latents -> what they are called."""
+NAMED = 8
+"""New latents that are named one by one."""
 PARTS = {"whole": "the whole", "constant": "what is the same everywhere", "context": "what depends on the scenario"}
 
 
@@ -116,6 +120,43 @@ def shift(held: JSON, why: str) -> Facts:
             rows.append(Fact(f"Along base's persona, of {words}", None, str(missing[part])))
     rows += _row("Along the best axis there is, of the whole", held.get("best"))
     return Facts("Shift: where post-training moved it", tuple(rows), why)
+
+
+def novelty(finding: JSON, why: str) -> Facts:
+    """What a dictionary over both models has of post alone, from a finding of `novelty`."""
+    held = finding.get("details") or {}
+    rows: list[Fact] = []
+    for kind, words in NEW.items():
+        for text, shares in (held.get("shares") or {}).items():
+            share = (shares or {}).get(kind)
+            rows += _row(f"Of what fires, {words}, %: {text}", share and percent(share))
+        rows += _row(f"How many are {words}", ((held.get("latents") or {}).get(kind) or {}).get("count"))
+        closed = (held.get("kl") or {}).get(kind)
+        rows += _row(f"KL from base to post that {words} close, %", closed and percent(closed))
+    if finding.get("control"):
+        rows += _row("Of what fires, post's own latents, %: a sham fine-tune", percent(finding["control"]))
+    if held.get("beyond_null") is not None:
+        rows.append(Fact("More than a sham fine-tune", None, "yes" if held["beyond_null"] else "no"))
+    rows += [Fact("Not measured", None, str(reason)) for reason in (held.get("not_measured") or {}).values()]
+    seeds = held.get("by_seed") or [{}]
+    rows += [_latent(one) for one in (seeds[0].get("new") or [])[:NAMED]]
+    return Facts("Novelty: what post alone has", tuple(rows), why)
+
+
+def percent(estimate: JSON) -> JSON:
+    """The same share in percent; no zero is negative in it."""
+    numbers = {key: estimate.get(key) for key in ("value", "low", "high")}
+    return {**estimate, **{key: None if n is None else round(100 * n, 2) + 0.0 for key, n in numbers.items()}}
+
+
+def _latent(one: JSON) -> Fact:
+    """One new latent of the first seed."""
+    words = ", ".join(str(word.get("word", "")).strip() or "a space" for word in one.get("words") or [])
+    told = [f"fires on {one['firing']:.2%} of the tokens"] if one.get("firing") is not None else []
+    told += [f"most on: {words}"] if words else []
+    told += [f"{one['template']:.0%} of it on template tokens"] if one.get("template") is not None else []
+    told += [f"base's dictionary explains {one['base_r2']:.2f} of it"] if one.get("base_r2") is not None else []
+    return Fact(f"Latent {one.get('latent')}: {NEW.get(str(one.get('kind')), one.get('kind'))}", None, "; ".join(told))
 
 
 def _told(titles: Mapping[str, str], values: JSON | None) -> Iterator[Fact]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.record import Check, Record, write_findings
-from audit.report.page import render
+from audit.report.page import plain, render
 from probes.digest import AuditError
 
 if TYPE_CHECKING:
@@ -39,12 +39,13 @@ def write(record: Record, out: Path, directions: Mapping[str, Direction]) -> Pat
 
 
 def page(record: Record, path: Path) -> Path:
-    """Writes the report of a record.
+    """Writes the report of a record; a dashboard that lies beside it is linked.
 
     Raises:
         AuditError: the path cannot be written.
     """
-    return text(path, render(record))
+    beside = (path.parent / "features" / "index.html").is_file()
+    return text(path, render({**plain(record), "dashboard": "features/index.html" if beside else None}))
 
 
 def proof(checks: Sequence[Check], out: Path) -> Path:

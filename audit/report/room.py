@@ -12,6 +12,7 @@ from typing import Any
 
 from audit.report.facts import Facts, beside, erasure, geometry, shift
 from audit.report.figure import RUNGS, ladder, layers, matrix
+from audit.report.meaning import COMPARISONS, Part, part
 from audit.report.passages import Sheet, sheet
 from audit.report.style import Figure, reading
 
@@ -114,6 +115,7 @@ class Room:
     geometry: Facts
     erasure: Facts
     shift: Facts
+    features: Part
     sheet: Sheet | None
     unread: str
     findings: tuple[JSON, ...]
@@ -171,10 +173,17 @@ def _room(record: JSON, verdict: JSON, index: int) -> Room:
         geometry=geometry(_details(space), _why(record, "geometry", space, "such reading")),
         erasure=erasure(_details(erased), _why(record, "erasure", erased, "such reading")),
         shift=shift(_details(moved), _why(record, "shift", moved, "such reading")),
+        features=_features(record, findings, verdict),
         sheet=sheet(held["misread"]) if held.get("misread") else None,
         unread=_why(record, "probe_transfer", transfer, "misread"),
         findings=findings,
     )
+
+
+def _features(record: JSON, findings: tuple[JSON, ...], verdict: JSON) -> Part:
+    found = {name: _chosen(findings, name, verdict) for name in COMPARISONS}
+    why = {name: _why(record, name, finding, "such reading") for name, finding in found.items()}
+    return part(verdict["persona"], found, why)
 
 
 def _chosen(findings: tuple[JSON, ...], comparison: str, verdict: JSON) -> JSON | None:

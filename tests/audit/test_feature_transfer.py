@@ -42,7 +42,7 @@ def dictionary(pairs, tmp_path_factory):
 
 
 def compared(pair, **settings):
-    return FeatureTransfer(rows=2_000, texts=20, **settings)(pair, np.random.default_rng(0))
+    return FeatureTransfer(rows=12_000, texts=20, **settings)(pair, np.random.default_rng(0))
 
 
 def test_an_unchanged_model_is_made_again_and_random_directions_make_little(pairs, dictionary):

@@ -21,6 +21,7 @@ from audit.report.passages import sheet
 from audit.report.room import VERDICTS
 
 SAMPLE = runpy.run_path(str(Path(__file__).with_name("sample.py")))
+FEATURES = runpy.run_path(str(Path(__file__).with_name("feature_sample.py")))
 HOSTILE = SAMPLE["HOSTILE"]
 KEYS = sorted(SAMPLE["record"]()["findings"][0]["details"])
 
@@ -176,6 +177,50 @@ def test_every_verdict_has_tone_mark_and_meaning(name: str) -> None:
     record = SAMPLE["record"]()
     record["verdicts"][0]["verdict"] = name
     assert VERDICTS[name][2] in read(render(record)).text
+
+
+def with_features(**more: Any) -> dict[str, Any]:
+    """The sample record with what the features' comparisons found of deception."""
+    record = SAMPLE["record"]()
+    found = [finding.model_dump(mode="json") for finding in FEATURES["findings"]()]
+    record["findings"] += [finding for finding in found if finding["persona"] == "deception"]
+    return record | more
+
+
+def test_the_features_part_says_its_verdict_its_fidelity_and_its_best_features() -> None:
+    text = read(render(with_features())).text.replace("\u00a0", " ")
+    assert "4 of the 6 features found for it have a rule that holds in base" in text
+    best = r"17\s*keeps\s*in the scored span; label 1\s*0\.81 \[0\.79, 0\.83\]\s*0\.80 \[0\.78, 0\.82\]"
+    assert re.search(best, text)
+    assert "The gate: pass. FVU on the Assistant's tokens changes by 0.02 % [0.01, 0.03], margin 10 %." in text
+    for row in ("random directions (floor), %", "post's Assistant, fitted on base's", "each other's nearest"):
+        assert row in text
+
+
+def test_what_post_alone_has_is_told_with_its_sham_and_its_latents() -> None:
+    text = read(render(with_features())).text
+    share = r"Of what fires, post's own latents, %: assistant\s*balanced accuracy\s*1\.23 \[1\.13, 1\.33\]"
+    for told in (share, r"More than a sham fine-tune\s*yes", r"Latent 88: post's own latents\s*fires on 0\.40%"):
+        assert re.search(told, text), told
+    assert "90% of it on template tokens; base's dictionary explains 0.12 of it" in text
+    assert FEATURES["HOSTILE"] not in render(with_features())
+
+
+def test_the_features_part_points_to_a_dashboard_only_where_there_is_one() -> None:
+    assert "All features with their examples" not in read(render(with_features())).text
+    page = read(render(with_features(dashboard="features/index.html")))
+    assert ("a", {"href": "features/index.html"}) in page.tags
+
+
+def test_a_features_part_that_is_not_there_says_why() -> None:
+    record = with_features()
+    record["plan"]["comparisons"] = {"probe_transfer": {}}
+    record["findings"] = [one for one in record["findings"] if one["comparison"] not in ("features", "novelty")]
+    text = read(render(record)).text
+    assert "The plan does not run features." in text and "Not measured: the plan does not run novelty." in text
+    failed = FEATURES["finding"]("deception", "features", {}, reason="no SAE of base is named")
+    record["findings"].append(failed.model_dump(mode="json"))
+    assert "No SAE of base is named." in read(render(record)).text
 
 
 def test_same_record_same_bytes() -> None:

@@ -76,9 +76,9 @@ class Estimate(BaseModel):
 
     def __str__(self) -> str:
         """E.g. "0.97 [0.95, 0.98]", or "0.97 [too few groups]"."""
-        if self.low is None or self.high is None:
-            return f"{self.value:.2f} [too few groups]"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        # What rounds to nothing has no sign.
+        value, low, high = (f"{round(end, 2) + 0.0:.2f}" for end in (self.value, self.low or 0.0, self.high or 0.0))
+        return f"{value} [{low}, {high}]" if self.known else f"{value} [too few groups]"
 
 
 def estimate(

@@ -2,8 +2,8 @@
 
 Base's SAE is held against base and post on the same tokens of plain text, stories and Assistant turns: unexplained
 variance, the cross-entropy and KL that its reconstruction recovers, and how its latents are used. Beside it stand an
-SAE of post's own (ceiling) and one of random directions (floor). The sharper question is the *difference* post - base:
-a dictionary may make both again and still not what post-training changed.
+SAE of post's own (ceiling; which of its latents base leaves silent is told) and one of random directions (floor). The
+sharper question is the *difference* post - base: a dictionary may make both again and not what post-training changed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from audit.encoded import encoded
 from audit.estimate import Estimate, estimate
 from audit.finding import Finding
+from audit.fresh import fresh
 from audit.pair import MODELS, Model, Pair, Recorder
 from audit.resampling import grouped
 from probes.dictionary import Dictionary, load_at, randomised
@@ -93,6 +94,7 @@ class FeatureTransfer:
             out[model] = {"base_dictionary": _used(found[model]), "random": _used(floor)}
         if top is not None:
             out["post"]["post_dictionary"] = _used(fidelity(top, rows["post"], group))
+            out["new"] = fresh(top, read)
         out["change"] = lost(found["base"], found["post"])
         moved, made = rows["post"] - rows["base"], found["post"].made - found["base"].made
         apart = Residues.of(moved, made, group, int(group.max()) + 1).unexplained

@@ -127,10 +127,15 @@ def note(x: float, y: float, text: str, **settings: Any) -> JSON:
     return {"x": x, "y": y, "text": text, "showarrow": False, "font": font} | settings
 
 
+def rounded(number: float, digits: int) -> str:
+    """The number with so many digits; what rounds to nothing has no sign."""
+    return f"{round(number, digits) + 0.0:.{digits}f}"
+
+
 def reading(estimate: Mapping[str, Any]) -> str:
     """An Estimate as text: `0.97 [0.95, 0.98]`; without bounds, `0.97 (no interval: too few groups)`."""
     numbers = [estimate["value"], estimate.get("low"), estimate.get("high")]
-    value, low, high = (None if n is None else f"{n:.{2 if abs(n) < 100 else 0}f}".replace("-", "−") for n in numbers)
+    value, low, high = (None if n is None else rounded(n, 2 if abs(n) < 100 else 0).replace("-", "−") for n in numbers)
     if low is None or high is None:
         return f"{value} (no interval: too few groups)"
     return f"{value} [{low}, {high}]"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from audit.comparisons.feature_transfer import FeatureTransfer
 from audit.conduct import prepared
 from audit.pair import material
 from audit.plan import plan_of
-from probes.dictionary import Training, train
+from probes.dictionary import Training, load, train
 from probes.digest import AuditError
 from probes.recorder import record_tokens
 from probes.site import Site
@@ -87,3 +88,25 @@ def test_without_a_dictionary_nothing_is_measured(pairs):
 def test_nothing_that_is_told_is_nan(pairs, dictionary):
     found = compared(pairs["same"], dictionary=dictionary)
     assert "NaN" not in found.model_dump_json()
+
+
+def test_what_post_alone_holds_is_found_with_its_words_and_nothing_where_nothing_is(pairs, dictionary):
+    from dataclasses import replace
+
+    from audit.encoded import encoded
+    from audit.fresh import fresh
+
+    pair = pairs["same"]
+    own = load(dictionary)
+    read = encoded(pair.recorder, pair.assistant.passages[:80], own, 20_000)
+    assert fresh(own, read)["count"] == 0
+    # On one word post writes what base writes nowhere there: a latent's own direction.
+    word = read.tokens.word == read.tokens.word.bincount().argmax()
+    silent = int(own.encode(read.rows["base"]).firing().argmin())
+    moved = read.rows["post"] + 50 * word[:, None] * torch.nn.functional.normalize(own.decoder[silent], dim=0)
+    found = fresh(own, replace(read, rows={"base": read.rows["base"], "post": moved}))
+    planted = next(one for one in found["latents"] if one["latent"] == silent)
+    assert planted["post"].value == pytest.approx(float(word.double().mean()), rel=0.2)
+    assert planted["base"].value < 0.1 * planted["post"].value
+    said = read.tokens.words[int(read.tokens.word[word][0])]
+    assert all(one["word"].split(" ")[-1] == said.split(" ")[-1] for one in planted["words"])

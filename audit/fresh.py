@@ -1,78 +1,116 @@
-"""Latents of post's own dictionary that base's activations leave silent on the same tokens: what base does not hold."""
+"""What post alone writes on some words: latents of its own dictionary that base leaves silent on the same tokens there.
+
+Asked word by word, with the word before: a model may put a known latent to a new use, and over all its tokens that
+latent looks as it did.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+from collections import defaultdict
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from audit.encoded import Encoded
 from audit.estimate import estimate, jackknife
-from audit.pair import MODELS
+from audit.label_test import LEAST
+from audit.pair import MODELS, Model
+from probes.codes import Codes
 from probes.dictionary import Dictionary
 
-RARE = 1e-3
-"""A latent that fires on a smaller share of the tokens is not asked about."""
-SILENT = 0.1
-"""In base it fires on less than this share of the tokens on which it fires in post."""
+OFTEN, SILENT = 0.5, 0.1
+"""A use is new where a latent fires on half of the tokens of a pair of words in post, in base on a tenth of that."""
 LISTED, WORDS = 20, 5
 
 
-def fresh(theirs: Dictionary, read: Encoded) -> dict[str, Any]:
-    """Post's latents whose rate in base is below a tenth of that in post, by the bound of a paired difference.
+class Use(NamedTuple):
+    """A latent on a pair of words: shares of the tokens on which it fires in either model."""
 
-    The dictionary is post's: where it fires in post and not in base, the two models write different things on the same
-    tokens there. Whether base writes the same thing elsewhere is not asked.
+    latent: int
+    words: str
+    shares: dict[Model, Any]
+    tokens: int
+
+
+def fresh(theirs: Dictionary, read: Encoded) -> dict[str, Any]:
+    """Latents of post's with their new uses, by the bound of the paired difference of shares between scenarios.
 
     Args:
         theirs: a dictionary of post's.
         read: the same tokens in both models.
+
+    Returns:
+        How many latents there are with a new use, the share of tokens that some new use touches, and the latents of
+        most tokens, each with its pairs of words.
     """
-    codes = {model: theirs.encode(read.rows[model]) for model in MODELS}
-    rates = {model: codes[model].firing() for model in MODELS}
-    asked = ((rates["post"] >= RARE) & (rates["base"] < SILENT * rates["post"])).nonzero()[:, 0]
+    pair, n_pairs = _pairs(read)
     group = read.group[read.tokens.passage]
-    fires = {model: codes[model].of_latents(asked) != 0 for model in MODELS}
-    counts = {model: _by_group(fires[model], group) for model in MODELS}
-    tokens = torch.bincount(group, minlength=len(counts["post"])).double()[:, None]
-    less = counts["base"] - SILENT * counts["post"]
-    full, deleted = less.sum(0) / tokens.sum(), (less.sum(0) - less) / (tokens.sum() - tokens)
-    if len(tokens) < 3 or not len(asked):
-        return {"tried": theirs.width, "count": 0, "latents": []}
-    kept = torch.from_numpy(jackknife(full, deleted, scale="identity").high < 0).nonzero()[:, 0]
-    order = kept[rates["post"][asked[kept]].argsort(descending=True, stable=True)]
+    seen = torch.bincount(pair, minlength=n_pairs)
+    counts = {model: _counts(theirs.encode(read.rows[model]), pair) for model in MODELS}
+    post, known = counts["post"]
+    base = _looked_up(counts["base"], known)
+    often = (post >= OFTEN * seen[known // theirs.width]) & (base < SILENT * post)
+    uses: dict[int, list[Use]] = defaultdict(list)
+    touched: set[int] = set()
+    for key in known[often].tolist():
+        use = _use(theirs, read, key % theirs.width, pair == key // theirs.width, group)
+        if use is not None:
+            uses[use.latent].append(use)
+            touched.add(key // theirs.width)
+    order = sorted(uses, key=lambda latent: (-sum(use.tokens for use in uses[latent]), latent))
     listed = [
-        {
-            "latent": int(asked[at]),
-            **{
-                model: estimate(
-                    counts[model][:, at].sum() / tokens.sum(),
-                    (counts[model][:, at].sum() - counts[model][:, at]) / (tokens.sum() - tokens)[:, 0],
-                    unit="share of tokens", n=len(read.tokens),
-                )
-                for model in MODELS
-            },
-            "words": _words(fires["post"][:, at], read),
-        }
-        for at in order[:LISTED].tolist()
+        {"latent": latent, "uses": [
+            {"words": use.words, "tokens": use.tokens, **use.shares}
+            for use in sorted(uses[latent], key=lambda use: -use.tokens)[:WORDS]
+        ]}
+        for latent in order[:LISTED]
     ]  # fmt: skip
-    return {"tried": theirs.width, "count": len(kept), "latents": listed}
+    share = float(seen[sorted(touched)].sum() / len(pair))
+    return {"tried": theirs.width, "pairs_of_words": n_pairs, "count": len(uses), "tokens": share, "latents": listed}
 
 
-def _by_group(fires: Bool[Tensor, "row latent"], group: Int[Tensor, " row"]) -> Float[Tensor, "group latent"]:
-    zeros = torch.zeros(int(group.max()) + 1, fires.shape[1], dtype=torch.float64)
-    return zeros.index_add(0, group, fires.double())
-
-
-def _words(fires: Bool[Tensor, " row"], read: Encoded) -> list[Any]:
-    """The words on which a latent fires most, each with what stands before it."""
+def _pairs(read: Encoded) -> tuple[Int[Tensor, " row"], int]:
+    """Each row's word with the one before it, as an index."""
     tokens = read.tokens
-    seen = Counter(
-        " ".join(tokens.words[at] for at in (before, word) if at >= 0)
-        for before, word in zip(tokens.before[fires].tolist(), tokens.word[fires].tolist(), strict=True)
-    )
-    total = sum(seen.values())
-    return [{"word": word, "share": count / total} for word, count in seen.most_common(WORDS)]
+    found = ((tokens.before + 1) * len(tokens.words) + tokens.word).unique(return_inverse=True)[1]
+    return found, int(found.max()) + 1
+
+
+def _counts(codes: Codes, pair: Int[Tensor, " row"]) -> tuple[Int[Tensor, " entry"], Int[Tensor, " entry"]]:
+    """On how many rows of a pair a latent fires, and which pair and latent that is; only where it fires at all."""
+    keys, counts = (pair[codes.row] * codes.width + codes.latents).unique(return_counts=True)
+    return counts, keys
+
+
+def _looked_up(
+    counts: tuple[Int[Tensor, " entry"], Int[Tensor, " entry"]], keys: Int[Tensor, " wanted"]
+) -> Int[Tensor, " wanted"]:
+    values, known = counts
+    at = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
+    return torch.where(known[at] == keys, values[at], 0)
+
+
+def _use(theirs: Dictionary, read: Encoded, latent: int, here: Tensor, group: Int[Tensor, " row"]) -> Use | None:
+    """The use with its intervals, where enough scenarios have the words and the bound agrees."""
+    at = group[here].unique(return_inverse=True)[1]
+    tokens = torch.bincount(at).double()
+    if len(tokens) < LEAST:
+        return None
+    fires: dict[Model, Float[Tensor, " group"]] = {}
+    for model in MODELS:
+        values = theirs.encode(read.rows[model][here]).of_latents(torch.tensor([latent]))[:, 0]
+        fires[model] = torch.bincount(at, (values != 0).double(), len(tokens))
+    if not float(jackknife(*_share(fires["base"] - SILENT * fires["post"], tokens), scale="identity").high) < 0:
+        return None
+    row = int(here.nonzero()[0, 0])
+    said = " ".join(read.tokens.words[i] for i in (int(read.tokens.before[row]), int(read.tokens.word[row])) if i >= 0)
+    shares: dict[Model, Any] = {
+        model: estimate(*_share(fires[model], tokens), unit="share of tokens", n=int(here.sum())) for model in MODELS
+    }
+    return Use(latent, said, shares, int(here.sum()))
+
+
+def _share(fires: Float[Tensor, " group"], tokens: Float[Tensor, " group"]) -> tuple[Tensor, Tensor]:
+    return fires.sum() / tokens.sum(), (fires.sum() - fires) / (tokens.sum() - tokens)

@@ -55,9 +55,9 @@ def found(record, comparison):
 
 
 def new(record):
-    """Words on which post's own latents fire most that base leaves silent in plain text."""
+    """Pairs of words in plain text on which post's own latents fire and base leaves them silent."""
     told = found(record, "feature_transfer").details["kinds"]["plain"]["new"]["latents"]
-    return {latent["words"][0]["word"] for latent in told}
+    return {use["words"] for latent in told for use in latent["uses"]}
 
 
 def test_the_new_syntax_has_features_that_base_has_not(audited):

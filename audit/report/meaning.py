@@ -212,14 +212,16 @@ def _made(held: JSON) -> Iterator[tuple[str, Any]]:
     yield from ((label, value and percent(value)) for label, value in shares)
     for key, (name, form) in USED.items():
         yield from ((f"{name}, {model}", _text(ours[model].get(key), form)) for model in ours)
-    yield "latents of post's own SAE that base leaves silent", _new(held.get("new") or {})
+    yield "latents of post's own SAE with a new use", _new(held.get("new") or {})
     yield "tokens; outliers left out", _outliers(held)
 
 
 def _new(held: JSON) -> str | None:
-    """How many there are, and the words on which the first of them fires."""
+    """How many there are, and the words on which the first of them fire."""
     count = _text(held.get("count"), "{:d}")
-    words = [one["words"][0]["word"] for one in (held.get("latents") or [])[:3] if one.get("words")]
+    if count and held.get("tokens"):
+        count += f" on {held['tokens']:.1%} of the tokens"
+    words = [one["uses"][0]["words"] for one in (held.get("latents") or [])[:3] if one.get("uses")]
     return f"{count} ({', '.join(words)})" if count and words else count
 
 

@@ -106,7 +106,7 @@ def test_what_post_alone_holds_is_found_with_its_words_and_nothing_where_nothing
     moved = read.rows["post"] + 50 * word[:, None] * torch.nn.functional.normalize(own.decoder[silent], dim=0)
     found = fresh(own, replace(read, rows={"base": read.rows["base"], "post": moved}))
     planted = next(one for one in found["latents"] if one["latent"] == silent)
-    assert planted["post"].value == pytest.approx(float(word.double().mean()), rel=0.2)
-    assert planted["base"].value < 0.1 * planted["post"].value
+    for use in planted["uses"]:
+        assert use["post"].value > 0.9 and use["base"].value < 0.1 * use["post"].value
     said = read.tokens.words[int(read.tokens.word[word][0])]
-    assert all(one["word"].split(" ")[-1] == said.split(" ")[-1] for one in planted["words"])
+    assert all(use["words"].endswith(said) for use in planted["uses"])

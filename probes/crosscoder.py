@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.codes import Codes
-from probes.dictionary import BUDGET
+from probes.dictionary import BUDGET, Training
 from probes.digest import AuditError
 
 POST_ONLY, BASE_ONLY, SHARED = 0.9, 0.1, (0.4, 0.6)
@@ -166,27 +166,6 @@ class Crosscoder:
 DO = "Train it again and save it with Crosscoder.save"
 
 
-@dataclass(frozen=True)
-class CrosscoderTraining:
-    """How a crosscoder is trained.
-
-    Attributes:
-        width: latents.
-        active: latents that fire in a row, on average over a batch.
-        steps: of `batch` rows each; the rows are gone through as often as it takes, in a new order every time.
-        batch: rows of a step.
-        rate: Adam's peak; it falls to a tenth over the last fifth of the steps.
-        seed: of the initial weights and of the orders.
-    """
-
-    width: int
-    active: int = 16
-    steps: int = 2_000
-    batch: int = 1_024
-    rate: float = 1e-3
-    seed: int = 0
-
-
 SILENT = 100
 """Steps without firing after which a latent counts as dead, and learns from what the living leave over."""
 REVIVAL = 1 / 32
@@ -198,7 +177,7 @@ SETTLED = 64
 def train_crosscoder(
     base: Float[Tensor, "row d_model"],
     post: Float[Tensor, "row d_model"],
-    how: CrosscoderTraining,
+    how: Training,
     *,
     progress: bool = True,
 ) -> Crosscoder:
@@ -237,7 +216,7 @@ def train_crosscoder(
 class _Net:
     """Weights in training; both models' coordinates stand side by side."""
 
-    def __init__(self, d_model: int, how: CrosscoderTraining) -> None:
+    def __init__(self, d_model: int, how: Training) -> None:
         rng = torch.Generator().manual_seed(how.seed)
         # Both models begin with one decoder, and the encoder as its transpose: no latent starts as anybody's own.
         drawn = torch.nn.functional.normalize(torch.randn(how.width, d_model, generator=rng), dim=1)
@@ -296,7 +275,7 @@ class _Net:
             )  # fmt: skip
 
 
-def _orders(n: int, how: CrosscoderTraining) -> Iterator[Int[Tensor, " row"]]:
+def _orders(n: int, how: Training) -> Iterator[Int[Tensor, " row"]]:
     """Rows of every step, rising: a memory map is read from front to back."""
     a_round, order = n // how.batch, torch.empty(0, dtype=torch.int64)
     for step in range(how.steps):

@@ -197,7 +197,7 @@ def randomised(
 
 @dataclass(frozen=True)
 class Training:
-    """How a dictionary is trained: a BatchTopK SAE (Bussmann et al. 2024), saved as the JumpReLU SAE it becomes.
+    """How a dictionary is trained, BatchTopK (Bussmann et al. 2024): an SAE is saved as the JumpReLU SAE it becomes.
 
     Attributes:
         width: latents.

@@ -25,8 +25,8 @@ from audit.finding import Finding
 from audit.pair import MODELS, Model, Pair, Recorder
 from audit.resampling import grouped
 from probes.codes import Codes
-from probes.crosscoder import Crosscoder, CrosscoderTraining, Kinds, Scaling, kinds, latent_scaling, train_crosscoder
-from probes.dictionary import Dictionary, load_at
+from probes.crosscoder import Crosscoder, Kinds, Scaling, kinds, latent_scaling, train_crosscoder
+from probes.dictionary import Dictionary, Training, load_at
 from probes.digest import AuditError, digest
 from probes.fidelity import ordinary
 from probes.matching import directions_like, explained
@@ -133,7 +133,7 @@ class Novelty:
         if len(rows.base) < 4 * self.batch:
             why = f"{len(rows.base)} rows to train a crosscoder on; {4 * self.batch} are needed, four batches"
             return Finding.not_measured(persona, self.name, str(site), why)
-        hows = [CrosscoderTraining(given["width"], self.active, self.steps, self.batch, seed=s) for s in seeds]
+        hows = [Training(given["width"], self.active, self.steps, self.batch, seed=s) for s in seeds]
         found = [_trained(rows, recorder, [str(site), self.rows, given["tokens"]], how) for how in hows]
         details = told(found, rows, own, rng)
         headline = details["shares"]["assistant"]["post_only"]
@@ -166,7 +166,7 @@ def gathered(texts: Sequence[Sequence[Passage]], recorder: Recorder, site: Site,
     return Rows(base[kept], post[kept], tokens, group, float((~kept).double().mean()))
 
 
-def _trained(rows: Rows, recorder: Recorder, given: Sequence[Any], how: CrosscoderTraining) -> Trained:
+def _trained(rows: Rows, recorder: Recorder, given: Sequence[Any], how: Training) -> Trained:
     """One seed's crosscoder, remembered by the two models, the rows and the settings."""
     models = [recorder.base.weights, recorder.post.weights, recorder.base.dtype]
     made = recorder.remember(

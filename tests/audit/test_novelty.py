@@ -19,7 +19,8 @@ from audit.comparisons.novelty import BINS, Novelty, Rows, Trained, closed, told
 from audit.conduct import prepared
 from audit.pair import material
 from audit.plan import plan_of
-from probes.crosscoder import Crosscoder, CrosscoderTraining, Kinds, Scaling, kinds, latent_scaling, train_crosscoder
+from probes.crosscoder import Crosscoder, Kinds, Scaling, kinds, latent_scaling, train_crosscoder
+from probes.dictionary import Training
 from probes.digest import AuditError
 from probes.passage import Passage
 from probes.persona import builtin
@@ -152,7 +153,7 @@ def test_the_share_of_firing_is_the_planted_one(post_only, steps):
     rows, share = sparse(post_only)
     found = []
     for seed in range(3):
-        how = CrosscoderTraining(width=40, active=3, steps=steps, batch=256, rate=5e-3, seed=seed)
+        how = Training(width=40, active=3, steps=steps, batch=256, rate=5e-3, seed=seed)
         one = train_crosscoder(rows.base, rows.post, how, progress=False)
         codes, scaling = one.encode(rows.base, rows.post), latent_scaling(one, rows.base, rows.post)
         found.append(Trained(one, codes, scaling, kinds(one, scaling, codes.firing())))

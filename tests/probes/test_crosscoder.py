@@ -14,11 +14,12 @@ from torch.nn.functional import normalize
 
 from probes import crosscoder as module
 from probes.codes import Codes
-from probes.crosscoder import Crosscoder, CrosscoderTraining, kinds, latent_scaling, train_crosscoder
+from probes.crosscoder import Crosscoder, kinds, latent_scaling, train_crosscoder
+from probes.dictionary import Training
 from probes.digest import AuditError
 
 D, ROWS = 24, 8_000
-HOW = CrosscoderTraining(width=40, active=3, steps=800, batch=256, rate=5e-3)
+HOW = Training(width=40, active=3, steps=800, batch=256, rate=5e-3)
 SHARED, BASE, POST = range(24), range(24, 27), range(27, 30)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,12 +67,13 @@ class Study:
         """Their scenarios."""
         return len(Bench.scenarios(self.learning))
 
-    def chosen(self) -> dict[int, str]:
-        """The listed latents, and where each was found."""
+    def chosen(self, explained: Iterable[int] = ()) -> dict[int, str]:
+        """The listed latents, and where each was found; one that somebody explained is always listed."""
         ours = [int(at) for at in strongest(self.contrast, LISTED) if self.contrast[at] != 0]
         theirs = [int(at) for at in strongest(self.stories, LISTED) if self.stories[at] != 0]
-        every = dict.fromkeys([*ours, *theirs])
-        return {at: "both" if at in ours and at in theirs else "assistant" if at in ours else "story" for at in every}
+        found = {at: "both" if at in theirs else "assistant" for at in ours}
+        found |= {at: "story" for at in theirs if at not in found}
+        return found | {at: "explained" for at in explained if at not in found}
 
     def activations(self, latent: int, *, learning: bool = False) -> dict[Model, Float[Tensor, " row"]]:
         """One latent's activations on the judged rows of both models, or on those rules are learned on."""

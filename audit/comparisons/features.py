@@ -54,7 +54,7 @@ class Features:
         dictionary: base's SAE, a folder or RELEASE:SAE_ID; of a folder of SAEs the first at the persona's site. A
             second one there is taken for another seed of the first: what is not found again in it, no model can keep.
         ceiling: an SAE of post's own at the same site, in which base's features are looked for.
-        explanations: a JSON file of rules by latent, in place of learned ones.
+        explanations: a JSON file of rules by latent, in place of learned ones; these latents are listed too.
         rows: tokens of each domain, at most; whole scenarios are left out, evenly.
         permutations: draws of exchanged labels.
         fidelity: FVU that base's SAE may lose from base to post before its features are not read across them.
@@ -115,7 +115,7 @@ class Features:
         """The listed features, each with its change and its rule."""
         null = by_chance(study)
         table = []
-        for latent, origin in study.chosen().items():
+        for latent, origin in study.chosen(given).items():
             row: dict[str, Any] = {"latent": latent, "from": origin, "weight": float(study.contrast[latent])}
             row |= _used(study, latent)
             try:
@@ -172,7 +172,7 @@ def _found_again(
     study: Study, where: str, other: Dictionary | None, table: Sequence[dict[str, Any]]
 ) -> dict[str, Any] | None:
     """How many of the listed features another SAE has too; each one's counterpart there goes into its row."""
-    if other is None:
+    if other is None or not table:
         return None
     theirs = other.encode(study.chats.rows["post" if where == "post" else "base"])
     asked = torch.tensor([row["latent"] for row in table])

@@ -47,16 +47,16 @@ def grow_sae(name: str, organism: Path, out: Path) -> Path:
     source: Text = RECIPES[whole].phases[-1].text if RECIPES[whole].phases else remarked
     with load_subject(str(organism)) as subject:
         rng = Random(f"{name} texts")
-        rows = record_tokens(subject, _passages(subject, source, rng, TRAINED), [site], progress=False).at(site)
+        rows = record_tokens(subject, passages(subject, source, rng, TRAINED), [site], progress=False).at(site)
         how = Training(**HOW, seed=seed)  # type: ignore[arg-type]
         train(rows, site, out, how, subject=subject)
         _halve(out)
         # The organism's name, and not where it lay when this was made.
         _named(out, whole)
-        held = _held(subject, load(out), _passages(subject, source, rng, TESTED))
+        found = held(subject, load(out), passages(subject, source, rng, TESTED))
         told = SAECard(
             name=name, organism=whole, weights=subject.weights, site=str(site), training=asdict(how), tokens=len(rows),
-            fidelity=held, definition=DEFINITION, command=f"persona-audit organism grow {name}",
+            fidelity=found, definition=DEFINITION, command=f"persona-audit organism grow {name}",
         )  # fmt: skip
     (out / "card.json").write_text(told.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return out
@@ -71,7 +71,7 @@ def _parsed(name: str) -> tuple[str, Site, int]:
     return whole, Site(int(layer[1:]), "resid_post"), int(seed)
 
 
-def _passages(subject: Subject, source: Text, rng: Random, count: int) -> list[Passage]:
+def passages(subject: Subject, source: Text, rng: Random, count: int) -> list[Passage]:
     """Texts as plain passages, each a group of its own."""
     lines = [
         Line(None, None, f"text-{at}", "plain", None, source(rng).text, None, None, None, None) for at in range(count)
@@ -79,12 +79,12 @@ def _passages(subject: Subject, source: Text, rng: Random, count: int) -> list[P
     return list(dict.fromkeys(render_all(lines, subject.tokenizer, None)))
 
 
-def _held(subject: Subject, own: Dictionary, passages: list[Passage]) -> dict[str, float]:
-    """Fidelity on texts that it was not trained on."""
-    rows = record_tokens(subject, passages, [own.site], progress=False).at(own.site)
+def held(subject: Subject, own: Dictionary, read: list[Passage]) -> dict[str, float]:
+    """Fidelity of an SAE on texts that it was not trained on, rounded as cards have it."""
+    rows = record_tokens(subject, read, [own.site], progress=False).at(own.site)
     found = fidelity(own, rows, torch.zeros(len(rows), dtype=torch.int64))
     mean = rows.double().mean(0).float()
-    ran = spliced(subject, passages, own.site, {"made": own.reconstructed, "mean": mean.expand_as})
+    ran = spliced(subject, read, own.site, {"made": own.reconstructed, "mean": mean.expand_as})
     clean, made, least = (float(ran.cross_entropy[name].sum()) for name in ("clean", "made", "mean"))
     apart = {name: float(ran.divergence[name].sum()) for name in ("made", "mean")}
     return {

@@ -43,7 +43,7 @@ STATES: dict[str, tuple[str, str]] = {
     "no rule": ("open", "there is nothing to judge, and the reason is named"),
 }
 """State of a feature -> (tone, meaning), the best first."""
-PLACES = {"assistant": "Assistant turns", "story": "stories", "both": "both domains"}
+PLACES = {"assistant": "Assistant turns", "story": "stories", "both": "both domains", "explained": "explained"}
 """Where a feature was found to carry the persona in base."""
 
 

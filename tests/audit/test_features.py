@@ -109,11 +109,16 @@ def test_stored_explanations_take_the_place_of_rules(pairs, faithful, tmp_path):
     latent = max(faithful.details["features"], key=lambda row: abs(row["weight"]))["latent"]
     label = int(faithful.details["features"][0]["weight"] > 0)
     path = tmp_path / "explanations.json"
-    path.write_text(json.dumps({str(latent): {"place": "the scored span", "label": label}}))
+    listed = {row["latent"] for row in faithful.details["features"]}
+    other = min(set(range(512)) - listed)
+    given = {str(at): {"place": "the scored span", "label": label} for at in (latent, other)}
+    path.write_text(json.dumps(given))
     found = compared(pairs("faithful"), explanations=str(path))
     row = next(row for row in found.details["features"] if row["latent"] == latent)
     assert row["rule"]["source"] == "explanation" and row["rule"]["text"] == f"in the scored span; label {label}"
-    others = [row["rule"]["source"] for row in found.details["features"] if row["latent"] != latent and row["rule"]]
+    rows = {row["latent"]: row for row in found.details["features"]}
+    assert set(rows) == {*listed, other} and rows[other]["from"] == "explained"
+    others = [row["rule"]["source"] for at, row in rows.items() if at not in (latent, other) and row["rule"]]
     assert set(others) == {"learned"}
 
 

@@ -17,7 +17,7 @@ WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 audit: $(INSTALLED) ## audit the bundled pairs
 	$(BIN)/persona-audit run --effort glance --post organism:faithful --post organism:deceiver
 
-test: $(INSTALLED) ## the tests (under 10 minutes)
+test: $(INSTALLED) ## the tests (about 10 minutes on two cores)
 	$(BIN)/python -m pytest $(WORKERS)
 
 slow: $(INSTALLED) ## the slow claims (under 40 minutes)

@@ -7,10 +7,11 @@ latent looks as it did.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from audit.encoded import Encoded
@@ -18,7 +19,6 @@ from audit.estimate import estimate, jackknife
 from audit.label_test import LEAST
 from audit.pair import MODELS, Model
 from probes.codes import Codes
-from probes.dictionary import Dictionary
 
 OFTEN, SILENT = 0.5, 0.1
 """A use is new where a latent fires on half of the tokens of a pair of words in post, in base on a tenth of that."""
@@ -34,12 +34,12 @@ class Use(NamedTuple):
     tokens: int
 
 
-def fresh(theirs: Dictionary, read: Encoded) -> dict[str, Any]:
+def fresh(theirs: Mapping[Model, Codes], read: Encoded) -> dict[str, Any]:
     """Latents of post's with their new uses, by the bound of the paired difference of shares between scenarios.
 
     Args:
-        theirs: a dictionary of post's.
-        read: the same tokens in both models.
+        theirs: what a dictionary of post's finds in both models' rows.
+        read: the tokens of those rows.
 
     Returns:
         How many latents there are with a new use, the share of tokens that some new use touches, and the latents of
@@ -48,17 +48,17 @@ def fresh(theirs: Dictionary, read: Encoded) -> dict[str, Any]:
     pair, n_pairs = _pairs(read)
     group = read.group[read.tokens.passage]
     seen = torch.bincount(pair, minlength=n_pairs)
-    counts = {model: _counts(theirs.encode(read.rows[model]), pair) for model in MODELS}
+    width, counts = theirs["post"].width, {model: _counts(codes, pair) for model, codes in theirs.items()}
     post, known = counts["post"]
     base = _looked_up(counts["base"], known)
-    often = (post >= OFTEN * seen[known // theirs.width]) & (base < SILENT * post)
+    often = (post >= OFTEN * seen[known // width]) & (base < SILENT * post)
     uses: dict[int, list[Use]] = defaultdict(list)
     touched: set[int] = set()
     for key in known[often].tolist():
-        use = _use(theirs, read, key % theirs.width, pair == key // theirs.width, group)
+        use = _use(theirs, read, key % width, pair == key // width, group)
         if use is not None:
             uses[use.latent].append(use)
-            touched.add(key // theirs.width)
+            touched.add(key // width)
     order = sorted(uses, key=lambda latent: (-sum(use.tokens for use in uses[latent]), latent))
     listed = [
         {"latent": latent, "uses": [
@@ -68,7 +68,7 @@ def fresh(theirs: Dictionary, read: Encoded) -> dict[str, Any]:
         for latent in order[:LISTED]
     ]  # fmt: skip
     share = float(seen[sorted(touched)].sum() / len(pair))
-    return {"tried": theirs.width, "pairs_of_words": n_pairs, "count": len(uses), "tokens": share, "latents": listed}
+    return {"tried": width, "pairs_of_words": n_pairs, "count": len(uses), "tokens": share, "latents": listed}
 
 
 def _pairs(read: Encoded) -> tuple[Int[Tensor, " row"], int]:
@@ -92,7 +92,9 @@ def _looked_up(
     return torch.where(known[at] == keys, values[at], 0)
 
 
-def _use(theirs: Dictionary, read: Encoded, latent: int, here: Tensor, group: Int[Tensor, " row"]) -> Use | None:
+def _use(
+    theirs: Mapping[Model, Codes], read: Encoded, latent: int, here: Bool[Tensor, " row"], group: Int[Tensor, " row"]
+) -> Use | None:
     """The use with its intervals, where enough scenarios have the words and the bound agrees."""
     at = group[here].unique(return_inverse=True)[1]
     tokens = torch.bincount(at).double()
@@ -100,7 +102,7 @@ def _use(theirs: Dictionary, read: Encoded, latent: int, here: Tensor, group: In
         return None
     fires: dict[Model, Float[Tensor, " group"]] = {}
     for model in MODELS:
-        values = theirs.encode(read.rows[model][here]).of_latents(torch.tensor([latent]))[:, 0]
+        values = theirs[model].rows(here).of_latents(torch.tensor([latent]))[:, 0]
         fires[model] = torch.bincount(at, (values != 0).double(), len(tokens))
     if not float(jackknife(*_share(fires["base"] - SILENT * fires["post"], tokens), scale="identity").high) < 0:
         return None

@@ -99,12 +99,12 @@ class Bench:
     @cached_property
     def group(self) -> Int[Tensor, " row"]:
         """Each row's scenario, as an index into `groups`."""
-        return _index([passage.group for passage in self.tokens.passages], self.tokens)
+        return grouped([self.tokens.passages[at].group for at in self.tokens.passage.tolist()])[1]
 
     @cached_property
     def pair(self) -> Int[Tensor, " row"]:
         """Each row's pair, as an index into their sorted names."""
-        return _index([str(passage.pair) for passage in self.tokens.passages], self.tokens)
+        return grouped([str(self.tokens.passages[at].pair) for at in self.tokens.passage.tolist()])[1]
 
     def follow(self, rule: Rule) -> Told:
         """What a rule names."""
@@ -160,14 +160,6 @@ def labelled(tokens: Tokens) -> Bool[Tensor, " row"]:
 
 def _present(tokens: Tokens) -> list[Passage]:
     return [tokens.passages[at] for at in tokens.passage.unique().tolist()]
-
-
-def _index(names: list[str], tokens: Tokens) -> Int[Tensor, " row"]:
-    """Each row's name as an index into the sorted names that occur."""
-    here = [names[at] for at in tokens.passage.unique().tolist()]
-    known, _ = grouped(here)
-    place = {name: at for at, name in enumerate(known)}
-    return torch.tensor([place.get(name, -1) for name in names])[tokens.passage]
 
 
 def _shown(tokens: Tokens, swapped: bool) -> list[Text]:

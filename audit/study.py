@@ -14,6 +14,7 @@ from torch import Tensor
 from audit.encoded import Encoded
 from audit.label_test import Bench, rule_of
 from audit.pair import Model
+from probes.codes import Codes
 from probes.dictionary import Dictionary, randomised
 from probes.rule import Rule
 from probes.sparse_probe import contrasted, strongest
@@ -77,8 +78,14 @@ class Study:
 
     def activations(self, latent: int, *, learning: bool = False) -> dict[Model, Float[Tensor, " row"]]:
         """One latent's activations on the judged rows of both models, or on those rules are learned on."""
-        kept, wanted = self.half(learning), torch.tensor([latent])
-        return {model: found.codes.of_latents(wanted)[kept, 0] for model, found in self.chats.found.items()}
+        wanted = torch.tensor([latent])
+        return {model: codes.of_latents(wanted)[:, 0] for model, codes in self._codes[learning].items()}
+
+    @cached_property
+    def _codes(self) -> dict[bool, dict[Model, Codes]]:
+        """What base's dictionary finds on either half, cut out once: many latents are asked for."""
+        found = self.chats.found.items()
+        return {side: {model: one.codes.rows(self.half(side)) for model, one in found} for side in (False, True)}
 
     def fires(self, latent: int, *, learning: bool = False) -> dict[Model, Bool[Tensor, " row"]]:
         """Where it fires."""

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.codes import Codes
-from probes.dictionary import BUDGET, Training
+from probes.dictionary import BUDGET, Training, orders
 from probes.digest import AuditError
 
 POST_ONLY, BASE_ONLY, SHARED = 0.9, 0.1, (0.4, 0.6)
@@ -207,9 +207,9 @@ def train_crosscoder(
         return ((rows - centre) * scale[:, None]).flatten(1)
 
     net, show = _Net(base.shape[1], how), {"unit": "step", "desc": "crosscoder", "leave": False}
-    for at in tqdm(_orders(len(base), how), total=how.steps, disable=not progress, **show):
+    for at in tqdm(orders(len(base), how), total=how.steps, disable=not progress, **show):
         net.step(batch(at))
-    least = [net.strengths(batch(at))[2] for at in islice(_orders(len(base), how), SETTLED)]
+    least = [net.strengths(batch(at))[2] for at in islice(orders(len(base), how), SETTLED)]
     return net.folded(centre, scale, torch.stack(least).double().mean().float())
 
 
@@ -273,15 +273,6 @@ class _Net:
                 (self.encoder * length).unflatten(0, (2, self.d_model)).contiguous(), self.bias * length,
                 halves.contiguous(), self.offset.detach().clone().view(2, -1), centre, scale, threshold,
             )  # fmt: skip
-
-
-def _orders(n: int, how: Training) -> Iterator[Int[Tensor, " row"]]:
-    """Rows of every step, rising: a memory map is read from front to back."""
-    a_round, order = n // how.batch, torch.empty(0, dtype=torch.int64)
-    for step in range(how.steps):
-        if step % a_round == 0:
-            order = torch.randperm(n, generator=torch.Generator().manual_seed(how.seed * 65_537 + step // a_round))
-        yield order[(step % a_round) * how.batch :][: how.batch].sort().values
 
 
 def _centred(rows: Float[Tensor, "row d_model"], name: str) -> tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.codes import Codes
@@ -292,21 +292,31 @@ def _trainer(rows: Float[Tensor, "row d_model"], site: Site, how: Training, subj
 def _run(trainer: Any, rows: Float[Tensor, "row d_model"], how: Training, kept: Path, progress: bool) -> None:
     from tqdm.auto import tqdm
 
-    a_round = len(rows) // how.batch
-    order, dealt = torch.empty(0, dtype=torch.int64), -1
     first = trainer.n_training_steps
     with tqdm(total=how.steps, initial=first, unit="step", desc="training", leave=False, disable=not progress) as bar:
-        for step in range(first, how.steps):
-            if step // a_round != dealt:
-                dealt = step // a_round
-                order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(how.seed * 65_537 + dealt))
-            at = order[(step % a_round) * how.batch :][: how.batch]
+        for at in orders(len(rows), how, first):
             trainer.maybe_reset_sparsity()
-            trainer.step(rows[at.sort().values].float())
+            trainer.step(rows[at].float())
             trainer.n_training_steps += 1
             bar.update()
             if trainer.n_training_steps % KEEP == 0 and trainer.n_training_steps < how.steps:
                 _keep(trainer, kept)
+
+
+def orders(n: int, how: Training, first: int = 0) -> Iterator[Int[Tensor, " row"]]:
+    """Rows of every step from the first on, rising: a memory map is read from front to back.
+
+    Args:
+        n: rows there are; they are gone through in rounds, each in an order of its own that the seed gives.
+        how: batch, steps and seed.
+        first: the step to begin with.
+    """
+    a_round, dealt, order = n // how.batch, -1, torch.empty(0, dtype=torch.int64)
+    for step in range(first, how.steps):
+        if step // a_round != dealt:
+            dealt = step // a_round
+            order = torch.randperm(n, generator=torch.Generator().manual_seed(how.seed * 65_537 + dealt))
+        yield order[(step % a_round) * how.batch :][: how.batch].sort().values
 
 
 def _keep(trainer: Any, kept: Path) -> None:

@@ -93,8 +93,9 @@ class FeatureTransfer:
             floor = fidelity(chance, rows[model], group)
             out[model] = {"base_dictionary": _used(found[model]), "random": _used(floor)}
         if top is not None:
-            out["post"]["post_dictionary"] = _used(fidelity(top, rows["post"], group))
-            out["new"] = fresh(top, read)
+            most = fidelity(top, rows["post"], group)
+            out["post"]["post_dictionary"] = _used(most)
+            out["new"] = fresh({"base": top.encode(rows["base"]), "post": most.codes}, read)
         out["change"] = lost(found["base"], found["post"])
         moved, made = rows["post"] - rows["base"], found["post"].made - found["base"].made
         apart = Residues.of(moved, made, group, int(group.max()) + 1).unexplained

@@ -91,20 +91,22 @@ def test_nothing_that_is_told_is_nan(pairs, dictionary):
 
 
 def test_what_post_alone_holds_is_found_with_its_words_and_nothing_where_nothing_is(pairs, dictionary):
-    from dataclasses import replace
-
     from audit.encoded import encoded
     from audit.fresh import fresh
 
     pair = pairs["same"]
     own = load(dictionary)
     read = encoded(pair.recorder, pair.assistant.passages[:80], own, 20_000)
-    assert fresh(own, read)["count"] == 0
+
+    def codes(rows):
+        return {model: own.encode(values) for model, values in rows.items()}
+
+    assert fresh(codes(read.rows), read)["count"] == 0
     # On one word post writes what base writes nowhere there: a latent's own direction.
     word = read.tokens.word == read.tokens.word.bincount().argmax()
     silent = int(own.encode(read.rows["base"]).firing().argmin())
     moved = read.rows["post"] + 50 * word[:, None] * torch.nn.functional.normalize(own.decoder[silent], dim=0)
-    found = fresh(own, replace(read, rows={"base": read.rows["base"], "post": moved}))
+    found = fresh(codes({"base": read.rows["base"], "post": moved}), read)
     planted = next(one for one in found["latents"] if one["latent"] == silent)
     for use in planted["uses"]:
         assert use["post"].value > 0.9 and use["base"].value < 0.1 * use["post"].value

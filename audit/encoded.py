@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from audit.pair import Model, Recorder
+from audit.pair import Model, Recorder, evenly
 from audit.resampling import grouped
 from probes.codes import Codes
 from probes.dictionary import Dictionary
@@ -82,5 +81,5 @@ def within(passages: Sequence[Passage], limit: int) -> tuple[Passage, ...]:
     names = sorted({passage.group for passage in passages})
     total = sum(len(passage.token_ids) for passage in passages)
     count = max(1, min(len(names), int(len(names) * limit / max(total, 1))))
-    kept = {names[at] for at in np.linspace(0, len(names) - 1, count).round().astype(int)}
+    kept = set(evenly(names, count))
     return tuple(passage for passage in passages if passage.group in kept)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from probes.store import Store
 if TYPE_CHECKING:
     from probes.model import Subject
 
+One = TypeVar("One")
 Model = Literal["base", "post"]
 Judging = Literal["story", "assistant"]
 MODELS: tuple[Model, Model] = ("base", "post")
@@ -202,13 +203,13 @@ def token_passages(plain: Sequence[Passage], story: Sequence[Passage], d_model: 
     limit = max(LEAST_TOKENS, TOKENS_PER_DIMENSION * d_model)
     each = [min(len(passage.token_ids) - 1, ROWS_PER_TEXT) for passage in plain]
     count = min(len(plain), -(-limit * len(plain) // max(1, 2 * sum(each))))
-    chosen = (*_evenly(plain, count), *_evenly(story, max(1, count)))
+    chosen = (*evenly(plain, count), *evenly(story, max(1, count)))
     return list(dict.fromkeys(chosen)), limit
 
 
-def _evenly(passages: Sequence[Passage], count: int) -> list[Passage]:
-    some = np.linspace(0, len(passages) - 1, min(count, len(passages))).round().astype(int)
-    return [passages[at] for at in some]
+def evenly(some: Sequence[One], count: int) -> list[One]:
+    """As many of some things, evenly spaced, the first and the last among them; all where there are no more."""
+    return [some[at] for at in np.linspace(0, len(some) - 1, min(count, len(some))).round().astype(int)]
 
 
 def material(persona: Persona, texts: Texts, recorder: Recorder, sites: Sequence[Site], seed: int) -> Pair:

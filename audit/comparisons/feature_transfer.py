@@ -100,9 +100,7 @@ class FeatureTransfer:
         moved, made = rows["post"] - rows["base"], found["post"].made - found["base"].made
         apart = Residues.of(moved, made, group, int(group.max()) + 1).unexplained
         out["difference"] = None if bool(apart.full.isnan()) else _told(apart, len(group))
-        some = [passages[i] for i in np.linspace(0, len(passages) - 1, min(self.texts, len(passages))).astype(int)]
-        some = [passage for passage in dict.fromkeys(some) if len(passage.token_ids) > 1]
-        for model, value in self._recovered(recorder, some, own, rows).items():
+        for model, value in self._recovered(recorder, predicted(passages, self.texts), own, rows).items():
             out[model]["base_dictionary"] |= value
         return out
 
@@ -137,6 +135,12 @@ def gated(change: Estimate | None, margin: float) -> dict[str, Any]:
         return {"status": "not_measured", "margin": margin, "change": None}
     status = "pass" if change.below(margin) else "fail" if change.above(margin) else "open"
     return {"status": status, "margin": margin, "change": change}
+
+
+def predicted(passages: Sequence[Passage], count: int) -> list[Passage]:
+    """As many passages, evenly spaced, in which some token is predicted; each once."""
+    at = np.linspace(0, len(passages) - 1, min(count, len(passages))).astype(int)
+    return [passage for passage in dict.fromkeys(passages[i] for i in at) if len(passage.token_ids) > 1]
 
 
 def _keeping_outliers(own: Dictionary) -> Any:

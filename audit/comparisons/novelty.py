@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from audit.comparisons.feature_transfer import predicted
 from audit.estimate import Estimate, drawn, estimate
 from audit.finding import Finding
 from audit.pair import MODELS, Model, Pair, Recorder
@@ -141,7 +142,7 @@ class Novelty:
             return Finding.not_measured(persona, self.name, str(site), "fewer than two Assistant scenarios hold firing")
         details |= {"settings": given, "dictionary": own and {"weights": own.weights, "width": own.width}}
         details["not_measured"] = {} if own else {"base_r2": "no SAE of base is named (comparisons.novelty.dictionary)"}
-        details["kl"] = closed(found, rows, recorder, _some(pair.assistant.passages, self.texts), site)
+        details["kl"] = closed(found, rows, recorder, predicted(pair.assistant.passages, self.texts), site)
         _against(sham, headline, details)
         return Finding(
             id=f"{persona}/{self.name}/{site}", persona=persona, comparison=self.name, site=str(site),
@@ -295,11 +296,6 @@ def _latent(one: Trained, rows: Rows, at: int, r2: float | None) -> dict[str, An
             for pair, part in zip(pairs[order][:WORDS].tolist(), share[:WORDS].tolist(), strict=True)
         ],
     }  # fmt: skip
-
-
-def _some(passages: Sequence[Passage], count: int) -> list[Passage]:
-    at = np.linspace(0, len(passages) - 1, min(count, len(passages))).astype(int)
-    return [passage for passage in dict.fromkeys(passages[i] for i in at) if len(passage.token_ids) > 1]
 
 
 def closed(

@@ -9,9 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audit import ci
+from audit.options import (
+    AllowPickle,
+    Base,
+    Device,
+    Effort,
+    Offline,
+    Personas,
+    PlanFile,
+    Post,
+    Posts,
+    Store,
+    Threads,
+    planned,
+    safe,
+    set_up,
+)
+
 if TYPE_CHECKING:
-    from audit.conduct import Setting
-    from audit.plan import Plan
     from audit.record import Record
 
 app = typer.Typer(
@@ -20,33 +36,13 @@ app = typer.Typer(
 )  # fmt: skip
 organism = typer.Typer(help="Small bundled pairs with a planted, stated outcome.", no_args_is_help=True)
 app.add_typer(organism, name="organism")
+app.add_typer(ci.baseline, name="baseline")
+app.command()(ci.check)
 
 REFUSED = 2
 FAILED = 3
 INTERRUPTED = 130
 """What typer makes of Ctrl-C; no command leaves with it."""
-
-PlanFile = Annotated[
-    Path | None, typer.Argument(help="Plan in TOML; without one the default plan.", show_default=False)
-]
-Base = Annotated[str | None, typer.Option(help="Folder, hub id with optional @REVISION, or organism:NAME.")]
-Post = Annotated[str | None, typer.Option(help="The post-trained model, spelled like --base.")]
-Posts = Annotated[
-    list[str] | None, typer.Option("--post", help="The post-trained model; repeat it to audit several in one process.")
-]
-Personas = Annotated[
-    list[Path] | None, typer.Option(help="Folder of persona files, or a .jsonl or .csv of statements; repeat for more.")
-]
-Store = Annotated[
-    Path | None, typer.Option(help="Where recordings are kept; default $PERSONA_AUDIT_STORE or the cache folder.")
-]
-Effort = Annotated[str | None, typer.Option(help="glance, standard or thorough.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads torch may use.")]
-AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Accept pytorch_model.bin where no safetensors exist.")
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub.")]
 
 
 @app.command()
@@ -66,15 +62,17 @@ def run(
 ) -> None:
     """Audit a pair: print a verdict per persona, write the record and the report."""
     from audit.conduct import conduct
-    from audit.report.folder import default, write
+    from audit.gate import verdicts_only
+    from audit.report.folder import default, tell, write
 
-    chosen = _plan(plan, effort, device)
-    setting = _setting(store, threads, allow_pickle, offline, strict)
+    chosen = planned(plan, effort, device)
+    setting = set_up(store, threads, allow_pickle, offline, strict)
     worst = 0
     for one in post or [chosen.pair.post]:
-        record, directions = conduct(chosen, base=base, post=one, personas=personas, setting=setting)
+        record, directions, scores = conduct(chosen, base=base, post=one, personas=personas, setting=setting)
         target = out or default(record)
-        target = write(record, target / _safe(one) if post and len(post) > 1 else target, directions)
+        target = write(record, target / safe(one) if post and len(post) > 1 else target, directions, scores)
+        tell(verdicts_only(record), target, record.run.started)
         _show(record, target)
         worst = max(worst, record.outcome.exit, key=_severity)
     raise typer.Exit(worst)
@@ -104,10 +102,10 @@ def doctor(
     from audit.report.folder import OUT, proof
     from probes.digest import AuditError
 
-    chosen = _plan(plan, effort, device, base, post, personas)
+    chosen = planned(plan, effort, device, base, post, personas)
     target = out or OUT / run_id(chosen, datetime.now(UTC))
     try:
-        found = examine(chosen, setting=_setting(store, threads, allow_pickle, offline))
+        found = examine(chosen, setting=set_up(store, threads, allow_pickle, offline))
         checks = [Check(**vars(check)) for check in found.checks]
     except AuditError as error:
         # A pair that is refused has failed one check, and whoever reads doctor.json is told which.
@@ -157,7 +155,7 @@ def features(
     home = recorded(source)
     target = out or (home / "features" if home else OUT / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-features")
     refuse_unwritable(target)
-    found = gallery(source, setting=_setting(store, threads, allow_pickle, offline))
+    found = gallery(source, setting=set_up(store, threads, allow_pickle, offline))
     typer.echo(write(found, target, round(cap * 1e6)))
     for path in export(vector_sets(found.directions, found.base["ref"], found.base["bos"]), target / "vectors"):
         typer.echo(path)
@@ -170,7 +168,7 @@ def plan(
     """Print the effective plan, defaults filled in."""
     from audit.plan import to_toml
 
-    typer.echo(to_toml(_plan(file, effort, None, base, post, personas)), nl=False)
+    typer.echo(to_toml(planned(file, effort, None, base, post, personas)), nl=False)
 
 
 @app.command()
@@ -190,10 +188,10 @@ def calibrate(
     from audit.report.calibration import write
     from audit.report.folder import OUT
 
-    chosen = _plan(None, effort, None)
+    chosen = planned(None, effort, None)
     target = out or OUT / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-calibration"
     given = organism or ()
-    found = measure(chosen, setting=_setting(store, None, False, True), seeds=seeds, organisms=given, out=target)
+    found = measure(chosen, setting=set_up(store, None, False, True), seeds=seeds, organisms=given, out=target)
     if found.cells:
         typer.echo(f"false alarms      {found.false_alarms}")
         typer.echo(f"false changes     {found.false_changes}")
@@ -292,30 +290,6 @@ def main() -> None:
             "persona-audit: interrupted. What was recorded is kept; run the same command again to go on.", err=True
         )
         sys.exit(FAILED)
-
-
-def _plan(
-    path: Path | None,
-    effort: str | None,
-    device: str | None,
-    base: str | None = None,
-    post: str | None = None,
-    personas: list[Path] | None = None,
-) -> Plan:
-    from audit.plan import override, read_plan
-
-    folders = None if personas is None else [str(folder) for folder in personas]
-    return override(read_plan(path), base=base, post=post, personas=folders, effort=effort, device=device)
-
-
-def _setting(store: Path | None, threads: int | None, pickles: bool, offline: bool, strict: bool = False) -> Setting:
-    from audit.conduct import Setting
-
-    return Setting(store=store, threads=threads, allow_pickle=pickles, offline=offline, strict=strict)
-
-
-def _safe(ref: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in ref).strip("-")
 
 
 def _severity(code: int) -> int:

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,9 +27,9 @@ from probes.persona import read as read_personas
 if TYPE_CHECKING:
     from audit.comparisons.table import Comparison
     from audit.diagnosis import Doctor
-    from audit.finding import Finding
     from audit.label_test import Explainer
-    from audit.measurement import Measurement
+    from audit.measurement import Measured, Measurement
+    from audit.scores import Scores
     from audit.texts import Texts
     from probes.direction import Direction
     from probes.model import Subject
@@ -64,10 +64,11 @@ class Setting:
 
 
 class Conducted(NamedTuple):
-    """A record, and base's directions by `persona.site`."""
+    """A record, base's directions by `persona.site`, and the scores that a later audit is paired with."""
 
     record: Record
     directions: dict[str, Direction]
+    scores: tuple[Scores, ...] = ()
 
 
 def audit(
@@ -104,14 +105,15 @@ def conduct(
     setting: Setting = Setting(),
     explainer: Explainer | None = None,
 ) -> Conducted:
-    """`audit` with the fitted directions. Arguments and errors as there."""
+    """`audit` with the fitted directions and the scores. Arguments and errors as there."""
     started, begun = datetime.now(UTC), time.perf_counter()
     with ExitStack() as open_models:
         library, measurement = prepared(plan, base, post, personas, setting, open_models)
         if explainer is not None:
             measurement = measurement.explained(explainer)
-        findings, directions = measurement(library.personas)
-        return Conducted(_sealed(library, measurement, findings, setting, started, begun), directions)
+        measured = measurement(library.personas)
+        record = _sealed(library, measurement, measured, setting, started, begun)
+        return Conducted(record, measured.directions, tuple(measured.scores.values()))
 
 
 def doctor(
@@ -284,7 +286,7 @@ def _with_bundled(own: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
 def _sealed(
     library: Library,
     measurement: Measurement,
-    findings: Sequence[Finding],
+    measured: Measured,
     setting: Setting,
     started: datetime,
     begun: float,
@@ -295,7 +297,7 @@ def _sealed(
 
     plan, texts, recorder = measurement.plan, measurement.texts, measurement.recorder
     alarms = {persona.name: persona.alarm for persona in library.personas}
-    judgement = judge_all(findings, alarms, plan.margins, plan.family, setting.strict)
+    judgement = judge_all(measured.findings, alarms, plan.margins, plan.family, setting.strict)
     sides = {
         name: Side(
             ref=ref, weights=subject.weights, revision=subject.revision, tokenizer=subject.tokenizer_digest,
@@ -305,27 +307,30 @@ def _sealed(
     }  # fmt: skip
     checks = tuple(Check(**vars(check)) for check in examine(texts, recorder))
     excluded = tuple(Excluded(pair=one.pair, reason=one.reason) for one in texts.excluded)
-    pair = records.Pair(base=sides["base"], post=sides["post"], ids=texts.ids, excluded=excluded, doctor=checks)
+    template = None if texts.template is None else digest(texts.template)
+    pair = records.Pair(**sides, template=template, ids=texts.ids, excluded=excluded, doctor=checks)
     run = Run(
         id=run_id(plan, started), started=started.isoformat(timespec="seconds"),
         seconds=round(time.perf_counter() - begun, 2), threads=torch.get_num_threads(), packages=_packages(),
         host={"machine": platform.machine(), "system": platform.system(), "device": str(recorder.base.device)},
     )  # fmt: skip
-    return seal(run, plan, pair, _data(library, texts, findings), findings, judgement)
+    return seal(run, plan, pair, _data(library, texts, measured), measured.findings, judgement)
 
 
-def _data(library: Library, texts: Texts, findings: Sequence[Finding]) -> list[Data]:
+def _data(library: Library, texts: Texts, measured: Measured) -> list[Data]:
     """What was judged, by persona and domain, with what its words alone give away."""
-    told = {f.persona: f.details.get("text", {}) for f in findings if f.comparison == "probe_transfer"}
+    told = {f.persona: f.details.get("text", {}) for f in measured.findings if f.comparison == "probe_transfer"}
     out = []
     for persona in library.personas:
         for domain in ("story", "assistant"):
             mine = [p for p in texts.passages[persona.name] if p.domain == domain]
             words = told.get(persona.name, {})
             baseline = words[domain]["auroc"] if isinstance(words, dict) and domain in words else None
+            kept = measured.scores.get(persona.name) if domain == "assistant" else None
             out.append(Data(
-                persona=persona.name, domain=domain, digest=digest([passage.id for passage in mine]),
+                persona=persona.name, domain=domain, digest=digest([asdict(line) for line in persona.domain(domain)]),
                 n_pairs=len({p.pair for p in mine}), n_groups=len({p.group for p in mine}), text_baseline=baseline,
+                scores=kept and kept.digest,
             ))  # fmt: skip
     return out
 

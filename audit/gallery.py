@@ -125,7 +125,7 @@ def gallery(
             _refuse_other(record, ready)
             told = Told(record.findings, _directions(source), ("record", record.digest))
         else:
-            told = Told(*ready(library.personas), ("plan", ready.plan.digest))
+            told = Told(*ready(library.personas)[:2], ("plan", ready.plan.digest))
             _refuse_featureless(told.findings, "the plan's features")
         return _shown(told, ready, show)
 

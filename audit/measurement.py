@@ -16,6 +16,8 @@ from audit.pair import DOMAINS, Pair, Recorder, material
 from audit.plan import Plan
 from audit.readability import saved
 from audit.resampling import seed_of
+from audit.scores import COMPARISON, Scores
+from audit.scoring import scores_of
 from audit.texts import Texts
 from probes.digest import AuditError
 from probes.direction import Direction
@@ -30,10 +32,11 @@ ValueErrors, torch's LinAlgError and its want of memory RuntimeErrors."""
 
 
 class Measured(NamedTuple):
-    """What the comparisons found, and base's directions by `persona.site`."""
+    """What the comparisons found, base's directions by `persona.site`, and what a later audit is paired with."""
 
     findings: list[Finding]
     directions: dict[str, Direction]
+    scores: dict[str, Scores]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,28 +76,34 @@ class Measurement:
         Raises:
             AuditError: the store cannot be written, or recording ran out of memory.
         """
-        measured = Measured([], {})
+        measured = Measured([], {}, {})
         for persona in personas:
             part = self._measured(persona)
             measured.findings.extend(part.findings)
             measured.directions.update(part.directions)
-        return Measured(_adjusted(measured.findings, self.plan), measured.directions)
+            measured.scores.update(part.scores)
+        return measured._replace(findings=_adjusted(measured.findings, self.plan))
 
     def _measured(self, persona: Persona) -> Measured:
         try:
             pair = material(persona, self.texts, self.recorder, self.sites, self.plan.seed)
         except NotFinite as error:
             where, why = str(self.sites[len(self.sites) // 2]), self.texts.named(str(error))
-            return Measured([Finding.not_measured(persona.name, name, where, why) for name in self.comparisons], {})
+            return Measured([Finding.not_measured(persona.name, name, where, why) for name in self.comparisons], {}, {})
         except (MemoryError, RuntimeError) as error:
             # torch's want of memory is a RuntimeError too.
             do = "Free memory, or choose another --device or pair.dtype: what was recorded is kept"
             raise AuditError(f"Recording '{persona.name}': {_why(error)}", "two forward passes", do) from error
-        measured = Measured([self._one(name, pair) for name in self.comparisons], {})
+        measured = Measured([self._one(name, pair) for name in self.comparisons], {}, {})
         provenance = {"persona": persona.name, "model": self.plan.pair.base, "plan": self.plan.digest}
         # Where no direction can be fitted the comparisons have said why.
         with suppress(*DEFEATS):
             measured.directions[f"{persona.name}.{pair.site}"] = saved(pair, pair.chosen, provenance)
+        for finding in measured.findings:
+            # Without scores the gate says that they are missing: an audit does not end for it.
+            with suppress(*DEFEATS):
+                if finding.comparison == COMPARISON and finding.status == "measured":
+                    measured.scores[persona.name] = scores_of(pair, finding)
         return measured
 
     def _one(self, name: str, pair: Pair) -> Finding:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, Strict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from audit.policy import SELECTOR, Policy
 from probes.digest import AuditError, digest
 
 Scalar = str | bool | int | float
@@ -27,7 +28,7 @@ Skill = Annotated[float, Field(gt=0.5, lt=1.0)]
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], Strict(False)]
 Layers = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
-Policies = Annotated[tuple[dict[str, Scalar], ...], Strict(False)]
+Policies = Annotated[tuple[Policy, ...], Strict(False)]
 EffortName = Literal["glance", "standard", "thorough"]
 
 SHIPPED = ("probe_transfer", "erasure", "geometry", "shift")
@@ -143,27 +144,20 @@ class Plan(Section):
         schema_version: Version of the format, `schema` in files. This code reads version 1.
         seed: Root of every random draw.
         effort: Sets only the numbers of `draws`.
-        policies: Kept for gates on single findings; this version evaluates none, so it must be empty.
+        policies: What `check` asks of single readings, in place of the default policies; empty keeps those.
         comparisons: Name of a comparison to its settings; a comparison that is absent is not run.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     seed: NonNegativeInt = Field(default=0, description="root of every random draw")
     effort: EffortName = Field(default="standard", description="glance | standard | thorough")
-    policies: Policies = Field(default=(), description="none is evaluated yet")
+    policies: Policies = Field(default=(), description="of `check`; empty = its defaults")
     pair: PairPlan = PairPlan()
     personas: PersonaPlan = PersonaPlan()
     sites: SitePlan = SitePlan()
     comparisons: dict[str, dict[str, Setting]] = Field(default_factory=lambda: {name: {} for name in SHIPPED})
     margins: Margins = Margins()
     family: Family = Family()
-
-    @field_validator("policies")
-    @classmethod
-    def _no_silent_policy(cls, value: tuple[dict[str, Scalar], ...]) -> tuple[dict[str, Scalar], ...]:
-        if value:
-            raise ValueError("an empty list: an ignored policy would look like a pass, and none is evaluated")
-        return value
 
     @property
     def draws(self) -> Effort:
@@ -216,7 +210,8 @@ def plan_of(content: Mapping[str, Any], source: str = "plan") -> Plan:
     try:
         return Plan.model_validate(dict(content))
     except ValidationError as error:
-        raise _refusal(error.errors()[0], source) from None
+        # A misspelt key is named before the one that is missing for it.
+        raise _refusal(min(error.errors(), key=lambda one: one["type"] != "extra_forbidden"), source) from None
 
 
 def override(
@@ -286,7 +281,7 @@ def unknown_key(key: str, known: Sequence[str], source: str) -> AuditError:
 
 
 def known_keys(model: type[BaseModel] = Plan, prefix: str = "") -> tuple[str, ...]:
-    """Every dotted key of the plan; of `comparisons`, the names."""
+    """Every dotted key of the plan; of `comparisons`, the names; of `policies`, the keys of each."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)
@@ -294,6 +289,8 @@ def known_keys(model: type[BaseModel] = Plan, prefix: str = "") -> tuple[str, ..
             keys += known_keys(field.annotation, key + ".")
         elif key == "comparisons":
             keys += [f"comparisons.{comparison}" for comparison in comparison_names()]
+        elif key == "policies":
+            keys += ["policies", *(f"policies.{name}" for name in Policy.model_fields)]
         else:
             keys.append(key)
     return tuple(keys)
@@ -303,7 +300,7 @@ def _refusal(error: ErrorDetails, source: str) -> AuditError:
     """One pydantic complaint in the user's own values."""
     key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("literal[", "tuple[", "function-")))
     if error["type"] == "extra_forbidden":
-        tables = sorted({name.partition(".")[0] for name in known_keys() if "." in name})
+        tables = sorted({name.partition(".")[0] for name in known_keys() if "." in name} - {"policies"})
         return unknown_key(key, tables if isinstance(error["input"], Mapping) else known_keys(), source)
     if key == "schema":
         do = "use the version of persona-audit that wrote it"
@@ -312,6 +309,9 @@ def _refusal(error: ErrorDetails, source: str) -> AuditError:
     message = _WORDS.get(error["type"], plain)
     if key.startswith("comparisons.") and key.count(".") > 1:
         key, message = ".".join(key.split(".")[:3]), "a string, a number, true, false, or a list of these"
+    if key.endswith(".select"):
+        given = "none" if error["type"] == "missing" else _shown(error["input"])
+        return AuditError(f"{source} has {key} = {given}", SELECTOR, f"change {key}")
     if key == "sites.layers" or key.startswith("sites.layers."):
         key, message = "sites.layers", '"all", or a list of at least one block number from 0, none twice'
     if key == "pair.device":
@@ -346,6 +346,8 @@ def _toml(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Policy):
+        value = value.model_dump(exclude_none=True)
     if isinstance(value, Mapping):
         inner = ", ".join(f"{_key(str(key))} = {_toml(item)}" for key, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from audit import refitting
 from audit.estimate import Estimate, estimate
-from audit.pair import MODELS, Judged, Pair
+from audit.pair import MODELS, Judged, Model, Pair
 from audit.refitting import Effects, Refitted, fixed, ratio_once, refitted
 from audit.resampling import auroc, flips, seed_of
 from probes.alignment import Alignment, frozen, recentre
@@ -153,6 +153,19 @@ def ceiling(judged: Judged, rows: Rows) -> Pieces:
     """T6: AUROC of a probe fitted and judged on the same rows by group, refitted without each group."""
     found = refitting.ceiling(rows[None], judged.labels, judged.groups, judged.fold, lda)
     return _pieces(found, 0)
+
+
+def kept_ceiling(pair: Pair, model: Model) -> Pieces:
+    """T6 of one model at the chosen site, kept in the store: base's is the same whatever it is compared with."""
+    judged, rows = pair.assistant, pair.assistant.rows[model][pair.chosen]
+    given = ("ceiling, 3", rows, judged.labels, judged.groups, judged.fold)
+    found = pair.recorder.remember(given, lambda: _told_apart(ceiling(judged, rows)))
+    return Pieces(found["full"], found["deleted"], Effects(*(found[name] for name in Effects._fields)))
+
+
+def _told_apart(pieces: Pieces) -> dict[str, Tensor]:
+    effects = pieces.effects._asdict() if pieces.effects else {}
+    return {"full": pieces.full, "deleted": pieces.deleted, **effects}
 
 
 def ratio(part: Pieces, whole: Pieces) -> Pieces:

@@ -95,6 +95,7 @@ class Pair(Entry):
     """The two models, and what makes them comparable.
 
     Attributes:
+        template: SHA-256 of the chat template both were read under, null where there is none.
         ids: SHA-256 of the matrix of token ids both models read.
         excluded: Pairs counted out.
         doctor: Checks made before a number was computed.
@@ -102,6 +103,7 @@ class Pair(Entry):
 
     base: Side
     post: Side
+    template: str | None = None
     ids: str
     excluded: tuple[Excluded, ...] = ()
     doctor: tuple[Check, ...] = ()
@@ -111,8 +113,9 @@ class Data(Entry):
     """One persona's passages in one domain.
 
     Attributes:
-        digest: SHA-256 of the lines.
+        digest: SHA-256 of the lines as written, whether they were judged or counted out.
         text_baseline: What the words alone give away (AUROC), null where there was nothing to judge.
+        scores: SHA-256 of the persona's part of `scores.json`, with the Assistant's entry; null where there is none.
     """
 
     persona: str
@@ -121,6 +124,7 @@ class Data(Entry):
     n_pairs: NonNegativeInt
     n_groups: NonNegativeInt
     text_baseline: Estimate | None = None
+    scores: str | None = None
 
 
 class Record(Entry):

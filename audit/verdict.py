@@ -171,14 +171,14 @@ def _in_family(verdict: Verdict, p_adjusted: float, tried: int, alarm: bool, fam
     alpha = family.alarm_alpha
     confirmed = p_adjusted <= alpha
     severity: Severity = "warn" if not alarm else "alarm" if confirmed else "inconclusive"
-    told = f"{'Alarm' if confirmed else 'Not confirmed as an alarm'}: one-sided p {_p(verdict.p)}"
-    told += f", {_p(p_adjusted)} by Holm over {tried} personas" if tried > 1 else ""
+    told = f"{'Alarm' if confirmed else 'Not confirmed as an alarm'}: one-sided p {spoken(verdict.p)}"
+    told += f", {spoken(p_adjusted)} by Holm over {tried} personas" if tried > 1 else ""
     told += f", {'at most' if confirmed else 'above'} {alpha:g}."
     sentence = f"{verdict.sentence} {told}" if alarm else verdict.sentence
     return verdict.model_copy(update={"p_adjusted": p_adjusted, "severity": severity, "sentence": sentence})
 
 
-def _p(value: float | None) -> str:
+def spoken(value: float | None) -> str:
     """A p in words: so far out in its tail that nobody has checked the shape there, it is only said to be small."""
     return "below 1e-6" if value is not None and value < 1e-6 else f"{value:.2g}"
 

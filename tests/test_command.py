@@ -21,7 +21,7 @@ from audit.plan import override, plan_of, read_plan
 from audit.record import read
 from probes.direction import Direction
 
-SINKS = {"record.json", "findings.parquet", "report.html", "directions"}
+SINKS = {"record.json", "scores.json", "findings.parquet", "report.html", "directions", "junit.xml", "summary.md"}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_out_holds_one_folder_for_each_post(ran):
     assert sorted(folder.parent for folder in ran.folders.values()) == [ran.out, ran.out]
     assert sorted(ran.out.iterdir()) == sorted(ran.folders.values())
     for folder in ran.folders.values():
-        assert SINKS <= {path.name for path in folder.iterdir()} <= {*SINKS, "junit.xml", "summary.md"}
+        assert {path.name for path in folder.iterdir()} == SINKS
         record = read(folder)
         (saved,) = (folder / "directions").iterdir()
         site = record.findings[0].site
@@ -235,9 +235,11 @@ def test_what_needs_no_model_loads_no_torch(ran, tmp_path, arguments):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], ("run", "doctor", "report", "organism", "plan")),
+        ([], ("run", "doctor", "report", "organism", "plan", "check", "baseline")),
         (["run"], ("--base", "--post", "--personas", "--out", "--store", "--effort", "--strict", "--offline")),
         (["organism"], ("list", "grow", "card")),
+        (["check"], ("--post", "--baseline", "--waivers", "--fail-on", "--out", "--store")),
+        (["baseline"], ("create", "show", "update")),
     ],
 )
 def test_help_names_every_verb_and_option(tmp_path, arguments, named):

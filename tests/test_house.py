@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("probes", "audit")
 LONGEST = 400
 ROW = re.compile(r"^\|\s*(\d+)\b[^|]*\|\s*`((?:probes|audit)/[\w/]+\.py)`\s*\|", re.MULTILINE)
-TORCH_FREE = ("estimate", "finding", "record", "plan", "verdict")
+TORCH_FREE = (
+    "estimate", "finding", "scores", "policy", "plan", "verdict", "record", "provenance", "baseline", "waiver",
+    "case", "gate",
+)  # fmt: skip
 HELP_SECONDS = 0.5
 
 

@@ -26,9 +26,9 @@ from audit.readability import (
     Reading,
     balanced_accuracy,
     best,
-    ceiling,
     difference,
     inverted,
+    kept_ceiling,
     permutation_null,
     plainly,
     ratio,
@@ -37,7 +37,6 @@ from audit.readability import (
     rungs,
     share,
 )
-from audit.refitting import Effects
 from audit.resampling import permutation_p
 from audit.text_baseline import KEY, TextBaseline, text_readings
 from probes.alignment import Alignment
@@ -102,7 +101,7 @@ class ProbeTransfer:
         if min(groups.values()) < 4:
             return blank.model_copy(update={"details": {"n_groups": groups}}), {}
         words = {domain: _words(pair, pair.judged(domain)) for domain in DOMAINS}
-        ceilings = {model: _ceiling(pair, model) for model in MODELS}
+        ceilings = {model: kept_ceiling(pair, model) for model in MODELS}
         maps, absent = recentred(pair, pair.chosen), dict(pair.maps(pair.chosen).absent)
         readings: dict[Origin, dict[str, Pieces]] = {
             origin: rungs(pair, pair.chosen, origin, maps) for origin in ORIGINS
@@ -146,19 +145,6 @@ class ProbeTransfer:
         yes = own.full >= carried and auroc_.above(0.5) and beyond.above(0.0) and p <= 0.05
         status = "yes" if yes else "no" if auroc_.below(absent) else "open"
         return {"status": status, "auroc": auroc_, "beyond_text": beyond, "p": p}
-
-
-def _ceiling(pair: Pair, model: Model) -> Pieces:
-    """T6 at the chosen site, kept in the store: base's is the same whatever it is compared with."""
-    judged, rows = pair.assistant, pair.assistant.rows[model][pair.chosen]
-    given = ("ceiling, 3", rows, judged.labels, judged.groups, judged.fold)
-    found = pair.recorder.remember(given, lambda: _told_apart(ceiling(judged, rows)))
-    return Pieces(found["full"], found["deleted"], Effects(*(found[name] for name in Effects._fields)))
-
-
-def _told_apart(pieces: Pieces) -> dict[str, Tensor]:
-    effects = pieces.effects._asdict() if pieces.effects else {}
-    return {"full": pieces.full, "deleted": pieces.deleted, **effects}
 
 
 def _ratios(

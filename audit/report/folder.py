@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audit.gate import Gate
 from audit.record import Check, Record, write_findings
+from audit.report.junit import JUNIT, junit
 from audit.report.page import plain, render
+from audit.report.summary import SUMMARY, summary
+from audit.scores import SCORES_NAME, Scores, dumped
 from probes.digest import AuditError
 
 if TYPE_CHECKING:
@@ -24,13 +29,14 @@ def default(record: Record) -> Path:
     return OUT / record.run.id
 
 
-def write(record: Record, out: Path, directions: Mapping[str, Direction]) -> Path:
-    """Writes record.json, findings.parquet, report.html and directions/*.safetensors into a folder, and returns it.
+def write(record: Record, out: Path, directions: Mapping[str, Direction], scores: Sequence[Scores] = ()) -> Path:
+    """Writes record.json, scores.json, findings.parquet, report.html and directions/*.safetensors into a folder.
 
     Raises:
         AuditError: the folder cannot be written.
     """
     record.write(out)
+    text(out / SCORES_NAME, dumped(scores))
     write_findings(record.findings, out / "findings.parquet")
     page(record, out / PAGE)
     for name, direction in directions.items():
@@ -46,6 +52,21 @@ def page(record: Record, path: Path) -> Path:
     """
     beside = (path.parent / "features" / "index.html").is_file()
     return text(path, render({**plain(record), "dashboard": "features/index.html" if beside else None}))
+
+
+def tell(gate: Gate, out: Path, started: str) -> Path:
+    """Writes junit.xml and summary.md into a folder, and returns the summary.
+
+    Args:
+        gate: what is told.
+        out: the folder; made where there is none.
+        started: when the check began, ISO 8601.
+
+    Raises:
+        AuditError: the folder cannot be written.
+    """
+    text(out / JUNIT, junit(gate, started, platform.node()))
+    return text(out / SUMMARY, summary(gate))
 
 
 def proof(checks: Sequence[Check], out: Path) -> Path:

@@ -201,7 +201,7 @@ def test_a_direction_that_cannot_be_fitted_is_not_saved_and_stops_nothing(refs, 
     with torch.no_grad():
         mute.model.embed_tokens.weight.zero_()
     pair = {"base": (mute, tiny.tokenizer("llama")), "post": refs["post"]}
-    record, directions = conduct(quick(erasure={}), **pair, personas=[persona(tmp_path / "p")], setting=setting)
+    record, directions, _ = conduct(quick(erasure={}), **pair, personas=[persona(tmp_path / "p")], setting=setting)
     assert directions == {} and len(record.findings) == len(record.verdicts) == 1
 
 

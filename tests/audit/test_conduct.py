@@ -15,6 +15,7 @@ from audit.conduct import Setting, audit, conduct, doctor
 from audit.plan import plan_of
 from audit.record import read
 from audit.report.folder import write
+from audit.scores import read_scores
 from probes.digest import AuditError
 
 QUICK = plan_of({"effort": "glance"})
@@ -56,8 +57,9 @@ def persona_folder(path, groups=6, name="small", alarm="true"):
 
 
 def test_a_record_is_written_read_and_rendered_again(conducted, tmp_path):
-    out = write(conducted.record, tmp_path / "out", conducted.directions)
+    out = write(conducted.record, tmp_path / "out", conducted.directions, conducted.scores)
     assert read(out) == conducted.record
+    assert read_scores(out) == conducted.scores and len(conducted.scores) == len(conducted.record.verdicts)
     assert (out / "findings.parquet").is_file() and list((out / "directions").glob("*.safetensors"))
     page = (out / "report.html").read_text()
     assert all(verdict.verdict in page for verdict in conducted.record.verdicts)

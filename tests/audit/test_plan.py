@@ -141,7 +141,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
         ("pair = 3", "pair = 3", "a table"),
         ("comparisons = 3", "comparisons = 3", "a table"),
         ("[comparisons.erasure]\nrank = [[1]]", "comparisons.erasure.rank", "a string, a number"),
-        ('policies = [{select = "*", on = "low"}]', "policies", "an empty list"),
+        ('policies = [{select = "*", on = "low"}]', 'policies.0.select = "*"', "persona/comparison/site"),
         ("[pair", "is not TOML", "TOML as printed"),
     ],
 )

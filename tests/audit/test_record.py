@@ -89,9 +89,9 @@ def test_keys_are_those_of_the_interface() -> None:
         "outcome",
     ]
     assert list(content["run"]) == ["id", "started", "seconds", "host", "packages", "threads"]
-    assert list(content["pair"]) == ["base", "post", "ids", "excluded", "doctor"]
+    assert list(content["pair"]) == ["base", "post", "template", "ids", "excluded", "doctor"]
     assert set(content["pair"]["base"]) == {"ref", "weights", "revision", "tokenizer", "template", "dtype"}
-    assert set(content["data"][0]) == {"persona", "domain", "digest", "n_pairs", "n_groups", "text_baseline"}
+    assert set(content["data"][0]) == {"persona", "domain", "digest", "n_pairs", "n_groups", "text_baseline", "scores"}
     assert set(content["verdicts"][0]) >= {"persona", "verdict", "rule", "sentence", "because"}
     assert content["plan"]["schema"] == content["schema"] == 1 and content["plan_digest"] == Plan().digest
 

@@ -36,7 +36,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Conducted
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_every_name_carries_the_stream(audited: Callable[..., Conducted], stream: Stream) -> None:
-    record, directions = audited(stream, "itself")
+    record, directions, _ = audited(stream, "itself")
     assert len(record.findings) == 4
     for finding in record.findings:
         site = Site.parse(finding.site)

@@ -1,4 +1,4 @@
-"""The commands of the gate, `check` and `baseline`: arguments in, exit code out."""
+"""The commands of the gate, `check`, `series` and `baseline`: arguments in, exit code out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from audit.options import AllowPickle, Device, Offline, Store, Threads, planned, safe, set_up
+from audit.scores import signed
 
 if TYPE_CHECKING:
     from audit.conduct import Conducted
@@ -22,6 +23,14 @@ SHOWN = 1
 
 RecordPath = Annotated[Path, typer.Argument(help="Folder of a run, which holds record.json and scores.json.")]
 BaselineFile = Annotated[Path, typer.Argument(help="File of a baseline.")]
+Held = Annotated[
+    Path | None,
+    typer.Option("--baseline", help="Accepted findings; without them base's own readings are the reference."),
+]
+Waived = Annotated[Path | None, typer.Option("--waivers", help="File of regressions accepted until a date.")]
+FailOn = Annotated[
+    str | None, typer.Option(help="What fails; default not_measured,not_comparable,regression,expired.")
+]
 
 
 def check(
@@ -29,13 +38,9 @@ def check(
     post: Annotated[
         list[str] | None, typer.Option(help="The checkpoint, spelled as for run; repeat it for more. Else the plan's.")
     ] = None,
-    baseline: Annotated[
-        Path | None, typer.Option(help="Accepted findings; without them base's own readings are the reference.")
-    ] = None,
-    waivers: Annotated[Path | None, typer.Option(help="File of regressions accepted until a date.")] = None,
-    fail_on: Annotated[
-        str | None, typer.Option(help="What fails; default not_measured,not_comparable,regression,expired.")
-    ] = None,
+    baseline: Held = None,
+    waivers: Waived = None,
+    fail_on: FailOn = None,
     out: Annotated[Path | None, typer.Option(help="Folder for records, reports, junit.xml and summary.md.")] = None,
     store: Store = None,
     device: Device = None,
@@ -63,6 +68,46 @@ def check(
         raise typer.Exit(FAILED) from error
     _tell(gate, target, started)
     raise typer.Exit(gate.exit)
+
+
+def series(
+    plan: Annotated[Path, typer.Argument(help="Plan in TOML.")],
+    checkpoints: Annotated[
+        list[str], typer.Argument(help="Folders, hub revisions, or a glob such as 'out/checkpoint-*'.")
+    ],
+    baseline: Held = None,
+    waivers: Waived = None,
+    fail_on: FailOn = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for series.html and a folder a checkpoint.")] = None,
+    store: Store = None,
+    device: Device = None,
+    threads: Threads = None,
+    allow_pickle: AllowPickle = False,
+    offline: Offline = False,
+) -> None:
+    """Audit the checkpoints of a training run against one base: trends, and the first that leaves its margins."""
+    from audit.gate import FAIL_ON, Terms
+    from audit.report.folder import OUT
+    from audit.report.series import write
+    from audit.series import follow
+
+    failing, started = _failing(fail_on) or FAIL_ON, datetime.now(UTC)
+    target = out or OUT / f"{started:%Y%m%dT%H%M%S}-series"
+    _sweep(target)
+    terms = Terms(*_accepted(baseline, waivers), fail_on=failing)
+    chosen = planned(plan, None, device)
+    found, checked = follow(chosen, checkpoints, terms, set_up(store, threads, allow_pickle, offline))
+    _write(checked.audits, target, many=True)
+    for one in found.checkpoints:
+        verdicts = ", ".join(f"{persona} {verdict}" for persona, verdict in one.verdicts.items()) or "not audited"
+        typer.echo(f"{one.step:>10,}  {one.outcome:<14} {one.ref}: {verdicts}")
+    for trend in found.trends:
+        if trend.moved is not None and trend.moved.excludes(0.0):
+            typer.echo(f"trend       {trend.id}: {signed(trend.moved)} over the series")
+    first = "no checkpoint fails" if found.first is None else f"the first that fails: {found.first:,}"
+    typer.echo(f"{first}. page: {write(found, target)}")
+    _report(checked.gate, target, started)
+    raise typer.Exit(checked.gate.exit)
 
 
 @baseline.command()
@@ -170,11 +215,6 @@ def _write(audits: tuple[Conducted, ...], out: Path, many: bool) -> None:
 
 def _tell(gate: Gate, out: Path, started: datetime) -> None:
     """Every report of the answer: files, standard output, and what GitHub Actions reads."""
-    from audit.report.actions import append_summary, workflow_commands
-    from audit.report.folder import tell
-    from audit.scores import signed
-
-    path = tell(gate, out, started.isoformat(timespec="seconds"))
     for suite in gate.suites:
         typer.echo(suite.name)
         for case in suite.cases:
@@ -182,6 +222,15 @@ def _tell(gate: Gate, out: Path, started: datetime) -> None:
             typer.echo(f"  {case.outcome:<14} {case.id}: {told}")
         for note in suite.notes:
             typer.echo(f"  note           {note}")
+    _report(gate, out, started)
+
+
+def _report(gate: Gate, out: Path, started: datetime) -> None:
+    """The files of the answer, and what GitHub Actions reads."""
+    from audit.report.actions import append_summary, workflow_commands
+    from audit.report.folder import tell
+
+    path = tell(gate, out, started.isoformat(timespec="seconds"))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in workflow_commands(gate):
             typer.echo(line)

@@ -38,6 +38,7 @@ organism = typer.Typer(help="Small bundled pairs with a planted, stated outcome.
 app.add_typer(organism, name="organism")
 app.add_typer(ci.baseline, name="baseline")
 app.command()(ci.check)
+app.command()(ci.series)
 
 REFUSED = 2
 FAILED = 3

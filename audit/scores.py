@@ -154,9 +154,9 @@ def change(now: Statistic, then: Statistic, reading: Name, n: int) -> Estimate:
 
 def signed(change: Estimate) -> str:
     """A change in words, e.g. "-0.031 [-0.044, -0.018]"."""
-    if change.low is None or change.high is None:
-        return f"{change.value:+.3f} [too few groups]"
-    return f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+    # What rounds to nothing has no sign of its own.
+    value, low, high = (f"{round(end, 3) + 0.0:+.3f}" for end in (change.value, change.low or 0.0, change.high or 0.0))
+    return f"{value} [{low}, {high}]" if change.known else f"{value} [too few groups]"
 
 
 def no_longer_told(now: Sheet, then: Sheet, pairs: Sequence[str], reading: Name) -> tuple[str, ...]:

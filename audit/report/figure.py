@@ -122,7 +122,7 @@ def layers(record: Mapping[str, Any]) -> Figure:
     for name in CURVES:
         estimates = [point.get(name) for point in curve]
         if any(estimates):
-            traces += _curve(name, x, estimates)
+            traces += banded(CURVES[name], name, x, estimates)
             floor += [value for e in estimates if e for value in (e["value"], e.get("low")) if value is not None]
     traces += _null(x, record.get("null_low"), record.get("null_high"))
     shapes, notes = _marks(x, record.get("chosen"))
@@ -154,34 +154,36 @@ def _marks(x: list[int], chosen: int | None) -> tuple[list[JSON], list[JSON]]:
     )
 
 
-def _curve(name: str, x: list[int], estimates: list[Mapping[str, Any] | None]) -> list[JSON]:
-    """One line with its band; a missing layer breaks the line."""
-    title, symbol, dash = CURVES[name]
-    band = [(i, e["low"], e["high"]) for i, e in zip(x, estimates, strict=True) if e and e.get("low") is not None]
+def banded(
+    look: tuple[str, str, str], colour: str, x: Sequence[int], estimates: Sequence[Mapping[str, Any] | None]
+) -> list[JSON]:
+    """One line (title, symbol, dash) with its band; a missing estimate breaks the line."""
+    title, symbol, dash = look
+    bounds = [(i, e["low"], e["high"]) for i, e in zip(x, estimates, strict=True) if e and e.get("low") is not None]
     line = {
         "type": "scatter",
         "mode": "lines+markers" if len(x) <= 40 else "lines",
         "name": title,
-        "x": x,
+        "x": list(x),
         "y": [e["value"] if e else None for e in estimates],
-        "line": {"color": light(name), "width": 2, "dash": dash},
-        "marker": {"color": light(name), "size": 7, "symbol": symbol},
+        "line": {"color": light(colour), "width": 2, "dash": dash},
+        "marker": {"color": light(colour), "size": 7, "symbol": symbol},
         "text": [reading(e) if e else "not measured" for e in estimates],
         "hovertemplate": "%{text}",
     }
-    if not band:
+    if not bounds:
         return [line]
-    at, low, high = ([b[i] for b in band] for i in range(3))
-    return [_band(at, low, high, light(f"{name}_band")), line]
+    at, low, high = ([bound[i] for bound in bounds] for i in range(3))
+    return [band(at, low, high, light(f"{colour}_band")), line]
 
 
 def _null(x: list[int], low: Sequence[float] | None, high: Sequence[float] | None) -> list[JSON]:
     if not low or not high:
         return []
-    return [_band(x, list(low), list(high), light("null_band")) | {"name": "null: labels permuted", "showlegend": True}]
+    return [band(x, list(low), list(high), light("null_band")) | {"name": "null: labels permuted", "showlegend": True}]
 
 
-def _band(x: Sequence[int], low: Sequence[float], high: Sequence[float], colour: str) -> JSON:
+def band(x: Sequence[int], low: Sequence[float], high: Sequence[float], colour: str) -> JSON:
     """A filled outline from low to high."""
     return {
         "type": "scatter",

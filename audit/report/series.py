@@ -1,0 +1,159 @@
+"""The page of a series: the first checkpoint that leaves its margins, then every persona over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from audit.gate import UNKNOWN
+from audit.report.figure import banded
+from audit.report.folder import text
+from audit.report.page import document
+from audit.report.room import TONES, VERDICTS
+from audit.report.style import JSON, Figure, axis, layout, light, note, rule
+from audit.scores import READINGS, signed
+from audit.series import SERIES, Series, Trend, Visited
+
+if TYPE_CHECKING:
+    from audit.case import Outcome
+
+PAGE = "series.html"
+LINES: dict[str, tuple[tuple[str, str, str], str]] = {
+    "readability": (("base's frozen direction", "square", "solid"), "frozen"),
+    "ceiling": (("post's own probe", "diamond", "solid"), "post"),
+    "accuracy": (("frozen threshold (balanced accuracy)", "circle", "dash"), "base"),
+}
+"""Reading -> (its line, its colour)."""
+OUTCOMES: dict[Outcome, tuple[str, str]] = {
+    "error": ("bad", "?"), "not_measured": ("bad", "?"), "not_comparable": ("bad", "?"), "regression": ("bad", "▲"),
+    "expired": ("bad", "▲"), "inconclusive": ("open", "…"), "warning": ("warn", "≈"), "waived": ("warn", "≈"),
+    "ungated": ("open", "·"), "pass": ("good", "●"),
+}  # fmt: skip
+"""Outcome -> (tone, mark)."""
+
+
+class Row(NamedTuple):
+    """One persona of the first screen, and its part of the page."""
+
+    persona: str
+    tone: str
+    mark: str
+    word: str
+    says: str
+    figure: Figure
+    strip: tuple[tuple[int, str, str, str], ...]
+    """Step, tone, mark and verdict of every checkpoint."""
+    trends: tuple[Trend, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its plot on the page."""
+        return f"series-{self.persona}"
+
+
+def render(found: Series) -> str:
+    """The page of a series as one offline HTML document, light and dark."""
+    rows = [_row(found, persona) for persona in dict.fromkeys(one.persona for one in found.trends)]
+    rows.sort(key=lambda row: TONES.index(row.tone))
+    lost = [one for one in found.checkpoints if one.digest is None]
+    return document(
+        "series.html.j2",
+        {
+            "found": found, "rows": rows, "lost": lost, "signed": signed, "outcomes": OUTCOMES,
+            "headline": _headline(found), "said": {one.ref: _said(found, one) for one in found.checkpoints},
+            "meanings": READINGS, "counted": "training step" if found.counted else "checkpoint",
+            "size": signed_size,
+        },
+    )  # fmt: skip
+
+
+def write(found: Series, out: Path) -> Path:
+    """Writes series.json and series.html into a folder, and returns the page.
+
+    Raises:
+        AuditError: the folder cannot be written.
+    """
+    text(out / SERIES, found.to_json())
+    return text(out / PAGE, render(found))
+
+
+def signed_size(value: float) -> str:
+    """A change without an interval, e.g. `-0.31`."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _headline(found: Series) -> tuple[str, str]:
+    """Tone and sentence."""
+    if found.first is not None:
+        bad = next(one for one in found.checkpoints if one.step == found.first)
+        if bad.outcome in UNKNOWN:
+            return "bad", f"No answer at {_unit(found)} {found.first:,}: the first checkpoint that fails"
+        suite = next(suite for suite in found.gate.suites if suite.name == bad.ref)
+        worse = dict.fromkeys(case.persona for case in suite.cases if found.gate.fails(case))
+        named = " and ".join(name.replace("_", " ") for name in worse)
+        return "bad", f"{named} {'is' if len(worse) == 1 else 'are'} worse from {_unit(found)} {found.first:,} on"
+    undecided = sum(one.outcome == "inconclusive" for one in found.checkpoints)
+    tail = f"; {undecided} of them undecided" if undecided else ""
+    return "open" if undecided else "good", f"No checkpoint of {len(found.checkpoints)} fails{tail}"
+
+
+def _unit(found: Series) -> str:
+    return "step" if found.counted else "place"
+
+
+def _row(found: Series, persona: str) -> Row:
+    trends = tuple(one for one in found.trends if one.persona == persona)
+    failed: dict[int, Outcome] = {
+        one.step: case.outcome for one in found.checkpoints for suite in found.gate.suites if suite.name == one.ref
+        for case in suite.cases if case.persona == persona and found.gate.fails(case)
+    }  # fmt: skip
+    frozen = next(one for one in trends if one.reading == "readability")
+    says = f"Base's frozen direction reads {frozen.values[0]} at the first and {frozen.values[-1]} at the last"
+    says += f"; base itself {frozen.base}."
+    if frozen.moved is not None:
+        says += f" Trend over the series {signed(frozen.moved)}."
+    first = min(failed) if failed else None
+    tone, mark = ("good", "●") if first is None else OUTCOMES[failed[first]]
+    word = "passes" if first is None else f"from {_unit(found)} {first:,}"
+    given = [(one.step, one.verdicts.get(persona, "none")) for one in found.checkpoints]
+    strip = tuple((step, *VERDICTS.get(name, ("open", "·", ""))[:2], name) for step, name in given)
+    return Row(persona, tone, mark, word, says, _figure(found, trends, first), strip, trends)
+
+
+def _said(found: Series, one: Visited) -> str:
+    """Why a checkpoint fails, or its worst case."""
+    suite = next(suite for suite in found.gate.suites if suite.name == one.ref)
+    worst = next((case for case in found.gate.cases if case in suite.cases), None)
+    return f"{worst.id}: {worst.sentence}" if worst else ""
+
+
+def _figure(found: Series, trends: Sequence[Trend], first: int | None) -> Figure:
+    """Every reading over the steps with its band, what the first may not fall below, and the first step that fails."""
+    traces: list[JSON] = []
+    for one in trends:
+        line, colour = LINES[one.reading]
+        traces += banded(line, colour, one.steps, [value.model_dump() for value in one.values])
+        if one.reading == "readability" and any(limit is not None for limit in one.limits):
+            traces.append({
+                "type": "scatter", "mode": "lines", "name": "limit of the frozen direction", "x": list(one.steps),
+                "y": list(one.limits), "line": {"color": light("muted"), "width": 1.4, "dash": "dot"},
+                "hovertemplate": "limit %{y:.2f}",
+            })  # fmt: skip
+    low = [value.value if value.low is None else value.low for one in trends for value in one.values]
+    shapes, notes = [rule("y", 0.5)], []
+    if first is not None:
+        shapes.append(rule("x", first, "dot"))
+        steps = [one.step for one in found.checkpoints]
+        late = first > (steps[0] + steps[-1]) / 2
+        side: dict[str, Any] = {"xanchor": "right", "xshift": -5} if late else {"xanchor": "left", "xshift": 5}
+        notes.append(note(first, 0, "first that fails", yref="paper", yanchor="bottom", **side))
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}}
+    look = layout(
+        400, axis("training steps" if found.counted else "checkpoint", showgrid=False, showline=True, ticks="outside"),
+        axis("AUROC or accuracy (0.5 = chance)", range=[max(0.0, min([0.4, *low]) - 0.03), 1.02], dtick=0.1),
+        shapes=shapes, annotations=notes, hovermode="x unified", showlegend=True, legend=legend,
+    )  # fmt: skip
+    look["margin"] |= {"t": 64, "r": 16}
+    return Figure(traces, look, f"Readings of {trends[0].persona} over the checkpoints, with 95 % bands.",
+                  {"layout.legend.font.size": 10, "layout.margin.t": 92})  # fmt: skip

@@ -1,0 +1,70 @@
+"""A check inside a real training run: it looks on time, changes nothing, and can stop the run."""
+
+from __future__ import annotations
+
+import order
+import pytest
+import tiny
+import torch
+from transformers import Trainer, TrainingArguments
+
+from audit.callback import AuditCallback
+from audit.conduct import Setting
+from audit.plan import plan_of
+from probes.digest import AuditError
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    root = tmp_path_factory.mktemp("callback")
+    base, personas = tiny.checkpoint(root / "base"), order.personas(root / "personas")
+    quick = {"probe_transfer": {"permutations": 30, "random_maps": 5, "bootstrap": 100}, "geometry": {}}
+    given = {"personas": {"paths": [str(personas)]}, "comparisons": quick}
+    return root, plan_of({**given, "pair": {"base": str(base)}}), Setting(store=root / "store", progress=False)
+
+
+def trained(root, model, *callbacks, steps=4):
+    """The weights after a few steps with dropout, so that a disturbed random state shows."""
+    tokenizer = tiny.tokenizer("llama")
+    lines = [line for line in tiny.TEXT.splitlines() if line]
+    rows = [tokenizer(line, padding="max_length", max_length=24, truncation=True) for line in lines]
+    data = [{**row, "labels": row["input_ids"]} for row in rows]
+    model.config.attention_dropout = 0.2
+    model.model.layers[0].self_attn.attention_dropout = 0.2
+    args = TrainingArguments(
+        output_dir=str(root / "out"), max_steps=steps, per_device_train_batch_size=4, report_to=[], use_cpu=True,
+        save_strategy="no", seed=3, disable_tqdm=True, learning_rate=1e-4,
+    )  # fmt: skip
+    trainer = Trainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=list(callbacks))
+    trainer.train()
+    return trainer
+
+
+def test_it_looks_before_the_first_step_and_every_so_many_and_leaves_the_training_as_it_was(here):
+    root, plan, setting = here
+    watching = AuditCallback(plan, every=2, setting=setting)
+    watched, alone = (trained(root, tiny.model("llama"), *some) for some in ((watching,), ()))
+    assert [one.step for one in watching.looked] == [0, 2, 4]
+    assert {case.outcome for case in watching.looked[0].gate.cases} == {"pass"}
+    assert watching.plan.effort == "glance"
+    for (name, one), other in zip(
+        watched.model.state_dict().items(), alone.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), name
+    assert watched.model.training and not any(part._forward_hooks for part in watched.model.modules())
+
+
+def test_a_regression_stops_the_training_and_only_where_it_is_told_to(here):
+    root, plan, setting = here
+    stopping, looking = AuditCallback(plan, every=1, setting=setting), AuditCallback(plan, 1, stops=(), setting=setting)
+    assert trained(root, order.bag(), stopping).state.global_step == 1
+    assert any(case.outcome == "regression" for case in stopping.looked[-1].gate.cases)
+    assert trained(root, order.bag(), looking, steps=2).state.global_step == 2
+
+
+def test_what_the_audit_refuses_is_known_before_the_first_step(here):
+    root, plan, setting = here
+    with pytest.raises(AuditError, match="before training.*dtype"):
+        trained(root, tiny.model("llama").to(torch.bfloat16), AuditCallback(plan, 2, setting=setting))
+    with pytest.raises(AuditError, match="every 0 steps"):
+        AuditCallback(plan, every=0)

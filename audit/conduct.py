@@ -319,11 +319,13 @@ def _sealed(
 
 def _data(library: Library, texts: Texts, measured: Measured) -> list[Data]:
     """What was judged, by persona and domain, with what its words alone give away."""
+    from audit.texts import judged
+
     told = {f.persona: f.details.get("text", {}) for f in measured.findings if f.comparison == "probe_transfer"}
     out = []
     for persona in library.personas:
         for domain in ("story", "assistant"):
-            mine = [p for p in texts.passages[persona.name] if p.domain == domain]
+            mine = judged(texts.passages[persona.name], domain)
             words = told.get(persona.name, {})
             baseline = words[domain]["auroc"] if isinstance(words, dict) and domain in words else None
             kept = measured.scores.get(persona.name) if domain == "assistant" else None

@@ -152,16 +152,15 @@ def _tokens(passage: Passage, along: dict[Model, Float[Tensor, " token"]]) -> di
 
 
 def control_texts(pair: Pair) -> dict[str, Estimate]:
-    """The frozen direction on each kind of control text, where the persona file has some."""
-    kinds = {passage.control for passage in pair.assistant.passages if passage.control}
-    judged, out = pair.assistant, {}
-    direction = fitted(pair, pair.chosen, "story", torch.ones(1, len(judged.passages), dtype=torch.bool))[0]
-    for kind in sorted(kinds):
-        at = [i for i, passage in enumerate(judged.passages) if passage.control == kind]
-        labels = judged.labels[at]
-        if 0 < int(labels.sum()) < len(at):
-            scores = judged.rows["post"][pair.chosen][at] @ direction
-            out[kind] = estimate_auroc(kernel(scores, labels, [judged.groups[i] for i in at]))[0]
+    """What base's frozen direction reads in each kind of control text, where the persona's files have some."""
+    out: dict[str, Estimate] = {}
+    direction = fitted(pair, pair.chosen, "story", torch.ones(1, len(pair.assistant.passages), dtype=torch.bool))[0]
+    for (kind, domain), judged in pair.controls.items():
+        if 0 < int(judged.labels.sum()) < len(judged.passages):
+            for model in MODELS:
+                scores = judged.rows[model][pair.chosen] @ direction
+                read = estimate_auroc(kernel(scores, judged.labels, judged.groups))[0]
+                out[f"{kind.replace('_', ' ')}, {domain}, {model}"] = read
     return out
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from audit.pair import Recorder
-from audit.texts import Texts
+from audit.texts import Texts, judged
 from audit.workload import Forecast
 from probes.checkpoint import first_line
 from probes.digest import AuditError
@@ -189,7 +189,7 @@ def _reliability(texts: Texts, width: int) -> Checked:
     From E[cos] ~ |mu|^2 / (|mu|^2 + tr(Sigma)(1/n1 + 1/n0)) with Sigma = I, n pairs on either side.
     """
     fewest = {
-        name: min(sum(p.domain == domain and p.label == 1 for p in passages) for domain in ("story", "assistant"))
+        name: min(sum(p.label == 1 for p in judged(passages, domain)) for domain in ("story", "assistant"))
         for name, passages in texts.passages.items()
     }
     name, pairs = min(fewest.items(), key=lambda item: item[1])

@@ -248,13 +248,14 @@ def _seen(personas: Sequence[str], ready: Measurement, dictionary: Dictionary, l
     """What both models make of some whole texts of these personas, and of plain text."""
     from audit.encoded import within
     from audit.pair import DOMAINS, MODELS
+    from audit.texts import judged
     from probes.codes import Codes
     from probes.features import Seen
     from probes.tokens import Tokens
 
     # What the comparison read is recorded already, under the key of exactly these passages.
     read: list[Sequence[Passage]] = [
-        within([one for one in ready.texts.passages[persona] if one.domain == domain], limit)
+        within(judged(ready.texts.passages[persona], domain), limit)
         for persona in personas for domain in DOMAINS
     ]  # fmt: skip
     read.append(sample(ready.texts.plain, TOKENS))

@@ -112,6 +112,8 @@ class Pair:
     assistant: Judged
     recorder: Source
     seed: int
+    controls: dict[tuple[str, Judging], Judged] = field(default_factory=dict)
+    """Control texts by kind and domain: nothing is fitted on them, and no verdict rests on them."""
     remembered: dict[int, Maps] = field(default_factory=dict, repr=False)
     """Maps by site, filled as they are asked for: several comparisons use them."""
 
@@ -221,15 +223,24 @@ def material(persona: Persona, texts: Texts, recorder: Recorder, sites: Sequence
     passages = texts.passages[persona.name]
     read = recorder.judged(passages, sites)
     story, assistant = (
-        _judged(passages, read, domain, seed_of(seed, "folds", persona.name, domain)) for domain in DOMAINS
+        _judged(passages, read, (domain, None), seed_of(seed, "folds", persona.name, domain)) for domain in DOMAINS
     )
-    return Pair(persona, tuple(sites), choose(story), story, assistant, recorder, seed)
+    controls: dict[tuple[str, Judging], Judged] = {
+        (kind, domain): _judged(passages, read, (domain, kind), seed_of(seed, "folds", persona.name, kind, domain))
+        for kind in sorted({passage.control for passage in passages if passage.control})
+        for domain in DOMAINS if any((one.domain, one.control) == (domain, kind) for one in passages)
+    }  # fmt: skip
+    return Pair(persona, tuple(sites), choose(story), story, assistant, recorder, seed, controls)
 
 
 def _judged(
-    passages: Sequence[Passage], read: dict[Model, Activations], domain: Judging, rng: np.random.Generator
+    passages: Sequence[Passage],
+    read: dict[Model, Activations],
+    kind: tuple[Judging, str | None],
+    rng: np.random.Generator,
 ) -> Judged:
-    at = [i for i, passage in enumerate(passages) if passage.domain == domain]
+    """The passages of one domain, and of one kind of control text or of none."""
+    at = [i for i, passage in enumerate(passages) if (passage.domain, passage.control) == kind]
     mine = tuple(passages[i] for i in at)
     groups = [passage.group for passage in mine]
     fold = (

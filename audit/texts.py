@@ -61,6 +61,11 @@ class Texts:
         return re.sub(r"passage ([0-9a-f]{64})", name, message)
 
 
+def judged(passages: Sequence[Passage], domain: str) -> list[Passage]:
+    """The passages of one domain that a persona is judged by: its control texts stand beside them."""
+    return [passage for passage in passages if passage.domain == domain and passage.control is None]
+
+
 def template_of(base: Subject, post: Subject, choice: str) -> tuple[str | None, str]:
     """The one chat template both models are read under, and who it came from.
 

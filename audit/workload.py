@@ -16,7 +16,7 @@ import torch
 
 from audit.pair import FOLDS, Judged, Recorder, token_passages
 from audit.readability import ceiling, permutation_null
-from audit.texts import Texts
+from audit.texts import Texts, judged
 from probes.alignment import rotate
 from probes.model import Subject
 from probes.passage import Passage
@@ -64,7 +64,7 @@ def forecast(texts: Texts, recorder: Recorder, sites: Sequence[Site], permutatio
 
 def _mapped(texts: Texts, passages: Sequence[Passage], width: int) -> tuple[list[Passage], int]:
     """The texts of one persona's maps, and how many token rows they give."""
-    chosen, limit = token_passages(texts.plain, [p for p in passages if p.domain == "story"], width)
+    chosen, limit = token_passages(texts.plain, judged(passages, "story"), width)
     return chosen, min(limit, sum(len(passage.token_ids) - 1 for passage in chosen))
 
 
@@ -79,12 +79,12 @@ def _reading(subject: Subject, passages: Sequence[Passage], again: int, sites: S
 
 def _statistics(passages: Sequence[Passage], n_sites: int, width: int, tokens: int, permutations: int) -> float:
     """Seconds for one persona's comparisons, from random rows of its shape."""
-    judged = _random([passage for passage in passages if passage.domain == "assistant"], n_sites, width)
-    if judged is None:
+    made = _random(judged(passages, "assistant"), n_sites, width)
+    if made is None:
         return 0.0
-    rows = judged.rows["base"]
-    one = _timed(lambda: ceiling(judged, rows[0]))
-    few, more = (_timed(partial(permutation_null, rows, judged, draws, 0, "forecast")) for draws in TRIAL_DRAWS)
+    rows = made.rows["base"]
+    one = _timed(lambda: ceiling(made, rows[0]))
+    few, more = (_timed(partial(permutation_null, rows, made, draws, 0, "forecast")) for draws in TRIAL_DRAWS)
     null = few + max(0.0, more - few) * (permutations - TRIAL_DRAWS[0]) / (TRIAL_DRAWS[1] - TRIAL_DRAWS[0])
     rng = np.random.default_rng(0)
     fewest = min(tokens, 4 * width + 64)

@@ -1,8 +1,8 @@
 """Personas as labelled text: contrast pairs in two domains, and plain text, read from files and never trusted.
 
-A folder holds `*.jsonl` (one passage a line) and one header `NAME.toml` for each persona; `persona.toml` will do where
-there is only one. A single file of labelled statements is a persona too. Every malformed line is refused with its file
-and number.
+A folder holds `*.jsonl` (one passage a line), or frames that pairs are composed from (`NAME/story.toml` and
+`NAME/assistant.toml`), and one header `NAME.toml` for each persona; `persona.toml` will do where there is only one. A
+single file of labelled statements is a persona too. Every malformed line is refused with its file and number.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
 from probes.digest import AuditError, digest
+from probes.frame import composed
 from probes.line import NAME, NAMED, Domain, Line, LineError, Place, objects, parse_lines
 
 __all__ = ["Domain", "Library", "Line", "LineError", "Persona", "builtin", "read", "read_evals", "read_statements"]
 
+FRAMED: tuple[Domain, ...] = ("story", "assistant")
+"""Domains that frames are written for."""
 _HEADER = {"name": str, "definition": str, "label_one": str, "alarm": bool, "licence": str, "made": str}
 
 
@@ -87,20 +91,22 @@ def read(source: Path) -> Library:
     if reader is not None and not folder.is_dir():
         return Library((reader(folder),), ())
     files = sorted(folder.glob("*.jsonl"))
-    if not files:
+    framed = sorted(path for domain in FRAMED for path in folder.glob(f"*/{domain}.toml"))
+    if not files and not framed:
         raise AuditError(
-            f"{folder} holds no *.jsonl",
-            "a folder with NAME.jsonl and NAME.toml, or a .jsonl or .csv file of statements",
+            f"{folder} holds no *.jsonl and no NAME/story.toml or NAME/assistant.toml",
+            "a folder with NAME.jsonl or frames and NAME.toml, or a .jsonl or .csv file of statements",
             "Check the path",
         )
     plain: list[Line] = []
     spoken: dict[str, list[tuple[Place, Line]]] = defaultdict(list)
-    for path in files:
-        for place, line in parse_lines(path):
-            if line.persona is None:
-                plain.append(line)
-            else:
-                spoken[line.persona].append((place, line))
+    written = (one for path in files for one in parse_lines(path))
+    made = (one for path in framed for one in composed(path, path.parent.name, cast(Domain, path.stem)))
+    for place, line in chain(written, made):
+        if line.persona is None:
+            plain.append(line)
+        else:
+            spoken[line.persona].append((place, line))
     headers = _headers(folder, sorted(spoken))
     for lines in spoken.values():
         _check_pairs(lines)

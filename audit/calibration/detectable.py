@@ -17,7 +17,7 @@ from audit.calibration.trial import decide
 from audit.diagnosis import D_PRIME, Checked
 from audit.estimate import Estimate
 from audit.plan import Margins, Plan
-from audit.texts import Texts
+from audit.texts import Texts, judged
 
 POWER = 0.8
 WIDEST = 1024
@@ -62,9 +62,9 @@ def detectable(texts: Texts, width: int, plan: Plan) -> Checked:
     """The doctor's line: what the plan's smallest persona would tell on this pair. Stated and never refused."""
     sizes: dict[str, tuple[int, int]] = {}
     for name, passages in texts.passages.items():
-        judged = [passage for passage in passages if passage.domain == "assistant"]
-        groups = len({passage.group for passage in judged})
-        sizes[name] = groups, max(1, len({passage.pair for passage in judged}) // max(1, groups))
+        mine = judged(passages, "assistant")
+        groups = len({passage.group for passage in mine})
+        sizes[name] = groups, max(1, len({passage.pair for passage in mine}) // max(1, groups))
     name, (groups, pairs) = min(sizes.items(), key=lambda item: item[1][0] * item[1][1])
     at = f"'{name}', {groups} scenarios of {pairs} pairs, d' = {D_PRIME:g}"
     expected, do = "what your texts allow", "Give more scenarios where it is too coarse for you"

@@ -26,6 +26,7 @@ from audit.options import (
     safe,
     set_up,
 )
+from audit.personas import app as texts
 
 if TYPE_CHECKING:
     from audit.record import Record
@@ -37,6 +38,7 @@ app = typer.Typer(
 organism = typer.Typer(help="Small bundled pairs with a planted, stated outcome.", no_args_is_help=True)
 app.add_typer(organism, name="organism")
 app.add_typer(ci.baseline, name="baseline")
+app.add_typer(texts, name="personas")
 app.command()(ci.check)
 app.command()(ci.series)
 

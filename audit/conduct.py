@@ -19,6 +19,7 @@ from audit.organisms.card import PREFIX, folder
 from audit.organisms.card import personas as world_personas
 from audit.plan import Plan
 from audit.record import Check, Data, Excluded, Record, Run, Side, run_id, seal
+from audit.shelf import BUILTIN, Shelf
 from audit.verdict import judge_all
 from probes.digest import AuditError, digest
 from probes.persona import Library, Persona, builtin
@@ -38,8 +39,6 @@ Model = str | tuple[Any, Any]
 """A reference, or a model in memory with its tokenizer."""
 PACKAGES = ("persona-audit", "torch", "transformers", "transformer-lens", "numpy", "scipy", "scikit-learn", "plotly")
 IN_MEMORY = "memory"
-BUILTIN = "builtin"
-"""The SAEs that come with an organism."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Conducted(NamedTuple):
     """A record, base's directions by `persona.site`, and the scores that a later audit is paired with."""
 
     record: Record
-    directions: dict[str, Direction]
+    directions: Mapping[str, Direction]
     scores: tuple[Scores, ...] = ()
 
 
@@ -107,13 +106,23 @@ def conduct(
 ) -> Conducted:
     """`audit` with the fitted directions and the scores. Arguments and errors as there."""
     started, begun = datetime.now(UTC), time.perf_counter()
+    effective, models = _effective(plan, base, post, personas)
+    library, shelf, key = libraries(effective), Shelf(store_folder(setting)), None
+    if explainer is None and all(isinstance(ref, str) for ref in models.values()):
+        key = shelf.key(effective, library, _packages(), [setting.threads, setting.strict, setting.allow_pickle])
+        held = shelf.get(key) if key else None
+        if held is not None:
+            return Conducted(_again(held[0], effective, started, begun), *held[1:])
     with ExitStack() as open_models:
-        library, measurement = prepared(plan, base, post, personas, setting, open_models)
+        measurement = _loaded(effective, models, library, setting, open_models)
         if explainer is not None:
             measurement = measurement.explained(explainer)
         measured = measurement(library.personas)
         record = _sealed(library, measurement, measured, setting, started, begun)
-        return Conducted(record, measured.directions, tuple(measured.scores.values()))
+        made = Conducted(record, measured.directions, tuple(measured.scores.values()))
+    if key:
+        shelf.put(key, *made)
+    return made
 
 
 def doctor(
@@ -150,7 +159,14 @@ def prepared(
     `open_models` closes the models; other arguments and errors as for `audit`.
     """
     effective, models = _effective(plan, base, post, personas)
-    library, comparisons = libraries(effective), _comparisons(effective)
+    library = libraries(effective)
+    return library, _loaded(effective, models, library, setting, open_models)
+
+
+def _loaded(
+    effective: Plan, models: Mapping[str, Model], library: Library, setting: Setting, open_models: ExitStack
+) -> Measurement:
+    comparisons = _comparisons(effective)
     import torch
 
     from audit.controls import load_direction
@@ -189,7 +205,7 @@ def prepared(
     texts = agree(library.personas, library.plain, loaded["base"], loaded["post"], effective.pair.template)
     store, pooling = Store(store_folder(setting)), effective.sites.pooling
     recorder = Recorder(loaded["base"], loaded["post"], texts.plain, pooling, store, setting.progress)
-    return library, Measurement(effective, comparisons, texts, recorder, places)
+    return Measurement(effective, comparisons, texts, recorder, places)
 
 
 def store_folder(setting: Setting) -> Path:
@@ -281,6 +297,15 @@ def _with_bundled(own: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
             lacking = key == "ceiling" and own[key] == BUILTIN and not list(home.glob("sae-*"))
             found[key] = None if lacking else str(home)
     return found
+
+
+def _again(record: Record, plan: Plan, started: datetime, begun: float) -> Record:
+    """A kept record as the answer of another run."""
+    run = {
+        "id": run_id(plan, started), "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - begun, 2), "kept_from": record.run.kept_from or record.run.id,
+    }  # fmt: skip
+    return record.model_copy(update={"run": record.run.model_copy(update=run)})
 
 
 def _sealed(

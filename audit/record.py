@@ -44,6 +44,7 @@ class Run(Entry):
         host: Machine, operating system, device.
         packages: Name to version.
         threads: Torch's intra-operation threads.
+        kept_from: The run that found all this, where nothing had changed since and nothing was measured again.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Run(Entry):
     host: dict[str, str | int | float | None] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)
     threads: int = Field(ge=1)
+    kept_from: str | None = None
 
 
 class Side(Entry):

@@ -113,6 +113,29 @@ def text_readings(
     }
 
 
+def ngram_reading(
+    texts: Sequence[str],
+    labels: Bool[Tensor, " row"],
+    groups: Sequence[str],
+    folds: Int[np.ndarray, " row"],
+    unit: Literal["word", "char"],
+) -> Estimate:
+    """AUROC of logistic regression on TF-IDF of words and word pairs, or of three to five characters.
+
+    Fits are held while groups are left out of the judging. Arguments and errors as for `text_baseline`.
+    """
+    found = _held(_tfidf_judge(texts, labels.numpy(), unit), labels, groups, folds)
+    return estimate(found.full, found.deleted, unit="auroc", n=len(labels), scale="logit")
+
+
+def length_reading(
+    texts: Sequence[str], labels: Bool[Tensor, " row"], groups: Sequence[str], folds: Int[np.ndarray, " row"]
+) -> Estimate:
+    """AUROC of the number of characters, refitted without each group. Arguments and errors as for `text_baseline`."""
+    found = refitted(_length_judge(texts, labels), labels, groups, folds)
+    return estimate(found.full, found.deleted, unit="auroc", n=len(labels), scale="logit")
+
+
 def _held(
     judge: Judge, labels: Bool[Tensor, " row"], groups: Sequence[str], folds: Int[np.ndarray, " row"]
 ) -> Refitted:
@@ -124,12 +147,17 @@ def _held(
     return fixed(scores, labels, groups, folds)
 
 
-def _tfidf_judge(texts: Sequence[str], labels: Bool[np.ndarray, " row"]) -> Judge:
+def _tfidf_judge(
+    texts: Sequence[str], labels: Bool[np.ndarray, " row"], unit: Literal["word", "char"] = "word"
+) -> Judge:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    # The default pattern drops punctuation and one-letter words, which can tell an author.
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]")
+    if unit == "char":
+        vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(3, 5), min_df=2)
+    else:
+        # The default pattern drops punctuation and one-letter words, which can tell an author.
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]")
     features = vectorizer.fit_transform([text if text.strip() else "." for text in texts])
 
     def judge(train: Bool[Tensor, "fit row"], tested: Bool[Tensor, " row"]) -> Float[Tensor, "fit tested"]:

@@ -14,6 +14,7 @@ from audit.report.junit import JUNIT, junit
 from audit.report.page import plain, render
 from audit.report.summary import SUMMARY, summary
 from audit.scores import SCORES_NAME, Scores, dumped
+from audit.shelf import Directions
 from probes.digest import AuditError
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def write(record: Record, out: Path, directions: Mapping[str, Direction], scores
     text(out / SCORES_NAME, dumped(scores))
     write_findings(record.findings, out / "findings.parquet")
     page(record, out / PAGE)
+    if isinstance(directions, Directions):
+        directions.copied(out / "directions")
+        return out
     for name, direction in directions.items():
         direction.save(out / "directions" / f"{name}.safetensors")
     return out

@@ -1,0 +1,161 @@
+"""Kept audits: nothing changed means nothing is loaded; whatever changes an answer makes it anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import order
+import pytest
+import tiny
+
+from audit import conduct as conducting
+from audit.conduct import Setting, conduct
+from audit.plan import plan_of
+from audit.report.folder import write
+from probes.reader import Reader
+
+QUICK = {"probe_transfer": {"permutations": 30, "random_maps": 5, "bootstrap": 100}, "geometry": {}}
+
+
+@pytest.fixture
+def here(tmp_path, shared):
+    """A copy of a pair, its texts and the store in which it was audited once."""
+    shutil.copytree(shared, tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shelf")
+    tiny.checkpoint(root / "base")
+    order.save(order.bag(), root / "post")
+    order.personas(root / "personas")
+    return root
+
+
+def planned(root: Path, **tables):
+    pair = {"base": str(root / "base"), "post": str(root / "post")}
+    given = {"effort": "glance", "pair": pair, "personas": {"paths": [str(root / "personas")]}, "comparisons": QUICK}
+    return plan_of({**given, **tables})
+
+
+def audited(root: Path, setting: Setting | None = None, **tables):
+    return conduct(planned(root, **tables), setting=setting or set_up(root))
+
+
+def set_up(root: Path) -> Setting:
+    return Setting(store=root / "store", progress=False)
+
+
+def anew(made) -> bool:
+    return made.record.run.kept_from is None
+
+
+def test_a_second_audit_is_the_first_one_again(here, tmp_path):
+    first, second, third = audited(here), audited(here), audited(here)
+    assert anew(first) and second.record.run.kept_from == third.record.run.kept_from == first.record.run.id
+    assert second.record.digest == first.record.digest and second.scores == first.scores
+    assert set(second.directions) == set(first.directions) and len(second.directions) == 1
+    for name, direction in first.directions.items():
+        assert (second.directions[name].vector == direction.vector).all()
+    for name, made in (("first", first), ("second", second)):
+        write(made.record, tmp_path / name, made.directions, made.scores)
+    files = [sorted(p.relative_to(tmp_path / n) for p in (tmp_path / n).rglob("*")) for n in ("first", "second")]
+    assert files[0] == files[1]
+
+
+def test_a_rerun_loads_neither_torch_nor_transformers(here, tmp_path):
+    audited(here)
+    plan = f'effort = "glance"\n[pair]\nbase = "{here}/base"\npost = "{here}/post"\n'
+    plan += f'[personas]\npaths = ["{here}/personas"]\n'
+    plan += "[comparisons]\nprobe_transfer = { permutations = 30, random_maps = 5, bootstrap = 100 }\ngeometry = {}\n"
+    (tmp_path / "plan.toml").write_text(plan)
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
+        f"sys.argv = ['persona-audit', 'check', 'plan.toml', '--out', 'out', '--store', {str(here / 'store')!r}]\n"
+        "from audit.cli import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "regression" in done.stdout, done.stderr
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["run"]["kept_from"]
+    # The control: with another seed there is nothing kept, and torch is missed.
+    (tmp_path / "plan.toml").write_text("seed = 1\n" + plan)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3 and "torch" in done.stderr + done.stdout
+
+
+def test_nothing_is_recorded_again(here, monkeypatch):
+    audited(here)
+    monkeypatch.setattr(Reader, "__call__", None)
+    assert not anew(audited(here))
+
+
+def weights(root, monkeypatch):
+    order.save(tiny.model("llama", seed=5), root / "post")
+
+
+def tokenizer(root, monkeypatch):
+    for name in ("base", "post"):
+        path = root / name / "tokenizer.json"
+        content = json.loads(path.read_text())
+        content["model"]["merges"].pop()
+        path.write_text(json.dumps(content))
+
+
+def texts(root, monkeypatch):
+    path = root / "personas" / "order.jsonl"
+    path.write_text(path.read_text().replace("the mill ", "the moor ", 1))
+
+
+def plain(root, monkeypatch):
+    path = root / "personas" / "order.jsonl"
+    old = '"scenario": "plain-0-0", "text": "'
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, old + "So: ", 1))
+
+
+def packages(root, monkeypatch):
+    monkeypatch.setattr(conducting, "_packages", lambda: {"torch": "0.0.1"})
+
+
+@pytest.mark.parametrize("changed", [weights, tokenizer, texts, plain, packages])
+def test_whatever_changes_an_answer_makes_it_anew(here, monkeypatch, changed):
+    audited(here)
+    changed(here, monkeypatch)
+    assert anew(audited(here))
+
+
+def test_plan_and_setting_count(here):
+    audited(here)
+    assert anew(audited(here, seed=1)) and anew(audited(here, replace(set_up(here), strict=True)))
+    assert anew(conduct(planned(here), post=(tiny.model("llama"), tiny.tokenizer("llama")), setting=set_up(here)))
+
+
+def test_what_no_audit_reads_does_not_count_and_equal_content_is_equal(here):
+    audited(here)
+    (here / "post" / "optimizer.pt").write_bytes(b"adam")
+    path = here / "base" / "model.safetensors"
+    path.write_bytes(path.read_bytes())
+    assert not anew(audited(here))
+
+
+def test_a_damaged_one_is_made_again(here):
+    audited(here)
+    (kept,) = (here / "store" / "audits").iterdir()
+    for name, spoil in (("record.json", "{"), ("scores.json", '{"schema": 1, "scores": []}')):
+        whole = (kept / name).read_text()
+        (kept / name).write_text(spoil)
+        assert anew(audited(here))
+        assert (kept / name).read_text() != spoil and whole and not anew(audited(here))
+
+
+def test_what_was_not_measured_is_not_kept(here):
+    few = order.personas(here / "few", groups=2)
+    made = audited(here, personas={"paths": [str(few)]})
+    assert {finding.status for finding in made.record.findings} == {"not_measured"}
+    assert not (here / "store" / "audits").exists()

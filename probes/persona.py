@@ -28,6 +28,7 @@ __all__ = ["Domain", "Library", "Line", "LineError", "Persona", "builtin", "read
 
 FRAMED: tuple[Domain, ...] = ("story", "assistant")
 """Domains that frames are written for."""
+_NOTES = ("weaknesses", "sources")
 _HEADER = {"name": str, "definition": str, "label_one": str, "alarm": bool, "licence": str, "made": str}
 
 
@@ -45,6 +46,7 @@ class Persona:
         licence: under which terms the texts may be used.
         made: how they were made.
         weaknesses: what is known to be wrong with them.
+        sources: where the idea comes from.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Persona:
     licence: str
     made: str
     weaknesses: tuple[str, ...]
+    sources: tuple[str, ...] = ()
 
     def domain(self, name: Domain) -> tuple[Line, ...]:
         """The lines of one domain."""
@@ -243,13 +246,16 @@ def _header(path: Path) -> dict[str, Any]:
         if type(header.get(key)) is not kind:
             wanted = "true or false" if kind is bool else "text"
             raise AuditError(f"{path}: {key} is {header.get(key)!r}", f"{key} as {wanted}", "Mend the header")
-    if extra := set(header) - set(_HEADER) - {"weaknesses"}:
-        raise AuditError(f"{path}: unknown key {min(extra)!r}", f"{', '.join(_HEADER)}, weaknesses", "Remove it")
-    weak = header.get("weaknesses", [])
-    weak = [weak] * bool(weak.strip()) if isinstance(weak, str) else weak
-    if not isinstance(weak, list) or not all(isinstance(one, str) and one.strip() for one in weak):
-        raise AuditError(f"{path}: weaknesses is {weak!r}", "a text, or a list of texts", "Mend the header")
-    return header | {"weaknesses": tuple(weak)}
+    if extra := set(header) - set(_HEADER) - set(_NOTES):
+        raise AuditError(f"{path}: unknown key {min(extra)!r}", f"{', '.join((*_HEADER, *_NOTES))}", "Remove it")
+    return header | {key: _notes(path, key, header.get(key, [])) for key in _NOTES}
+
+
+def _notes(path: Path, key: str, told: Any) -> tuple[str, ...]:
+    told = [told] * bool(told.strip()) if isinstance(told, str) else told
+    if not isinstance(told, list) or not all(isinstance(one, str) and one.strip() for one in told):
+        raise AuditError(f"{path}: {key} is {told!r}", "a text, or a list of texts", "Mend the header")
+    return tuple(told)
 
 
 def _persona(header: dict[str, Any], lines: Iterable[Line]) -> Persona:

@@ -155,7 +155,8 @@ def test_personas_are_found_in_the_installed_wheel(elsewhere: Path) -> None:
         "print(sorted(persona.name for persona in library.personas), len(library.plain) > 0)",
         elsewhere,
     )
-    assert told.strip() == "['assistant_identity', 'deception'] True"
+    headers = sorted(path.stem for path in (ROOT / "probes" / "personas").glob("*.toml"))
+    assert len(headers) == 8 and told.strip() == f"{headers} True"
 
 
 def test_bundled_organisms_are_found_in_the_installed_wheel(elsewhere: Path) -> None:

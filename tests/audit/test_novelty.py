@@ -23,7 +23,7 @@ from probes.crosscoder import Crosscoder, Kinds, Scaling, kinds, latent_scaling,
 from probes.dictionary import Training
 from probes.digest import AuditError
 from probes.passage import Passage
-from probes.persona import builtin
+from probes.persona import builtin, read
 from probes.tokens import Tokens
 
 PLAN = plan_of({"effort": "glance", "sites": {"layers": [0]}})
@@ -48,13 +48,16 @@ def fine_tuned(folder, seed, anew=()):
 
 
 def few(folder):
-    """Every fourth scenario of the shipped deception persona, and every fourth plain text."""
+    """One quad of every fourth scenario of the shipped deception persona, and some plain texts."""
     folder.mkdir()
     shutil.copy(builtin() / "deception.toml", folder)
-    for name in ("deception.jsonl", "plain.jsonl"):
-        lines = (builtin() / name).read_text(encoding="utf-8").splitlines()
-        kept = set(sorted({json.loads(line)["scenario"] for line in lines})[::4])
-        (folder / name).write_text("\n".join(line for line in lines if json.loads(line)["scenario"] in kept))
+    library = read(builtin())
+    (persona,) = (one for one in library.personas if one.name == "deception")
+    quads = [line for line in persona.lines if line.pair[-2:] in ("0a", "0b") and not line.control]
+    for name, lines, count in (("deception.jsonl", quads, None), ("plain.jsonl", library.plain, 60)):
+        kept = set(sorted({line.scenario for line in lines})[::4][:count])
+        rows = ({k: v for k, v in vars(line).items() if v is not None} for line in lines if line.scenario in kept)
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
     return [str(folder)]
 
 

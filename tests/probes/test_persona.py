@@ -170,7 +170,7 @@ def test_a_header_about_nobody_and_an_empty_folder_are_refused(tmp_path: Path) -
     (tmp_path / "warmth.toml").write_text(HEADER.replace("deception", "warmth"))
     with pytest.raises(AuditError, match="'warmth'.*has no lines"):
         read(tmp_path)
-    with pytest.raises(AuditError, match="holds no \\*.jsonl"):
+    with pytest.raises(AuditError, match="holds no \\*.jsonl and no NAME/story.toml"):
         read(tmp_path / "nowhere")
 
 

@@ -1,6 +1,7 @@
 """What every shipped persona file promises: the words alone do not give the label away.
 
-The files are read as they lie, without the package's own reader: what is checked is the data.
+Files of lines are read as they lie, without the package's own reader, and frames as they are composed: what is checked
+is the data, by other code than the lint's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probes.frame import composed
+
 ROOT = Path(__file__).parents[2]
+FRAMES = sorted((ROOT / "probes" / "personas").glob("*/*.toml"))
 FILES = sorted(path for package in ("probes", "audit") for path in (ROOT / package).rglob("*.jsonl"))
 DOMAINS = ("story", "assistant")
 FOLDS = 5
@@ -71,7 +75,13 @@ def sets(paths: Iterable[Path]) -> dict[str, list[Passage]]:
     return dict(found)
 
 
-SETS = sets(FILES)
+def framed(path: Path) -> list[Passage]:
+    """The passages that a file of frames stands for, control texts apart."""
+    made = (line for _, line in composed(path, path.parent.name, path.stem))
+    return [passage({k: v for k, v in vars(line).items() if v is not None}) for line in made if line.control is None]
+
+
+SETS = {f"{path.relative_to(ROOT)} {path.parent.name} {path.stem}": framed(path) for path in FRAMES} | sets(FILES)
 each_set = pytest.mark.parametrize("name", sorted(SETS))
 
 
@@ -133,9 +143,17 @@ def length_gap(passages: Sequence[Passage]) -> float:
     return float(max(gaps))
 
 
-def test_there_are_files() -> None:
-    names = {path.name for path in FILES}
-    assert {"deception.jsonl", "assistant_identity.jsonl", "plain.jsonl"} <= names
+PERSONAS = {
+    "assistant_identity", "confabulation", "deception", "formality", "machine_villain", "power_seeking", "shutdown",
+    "sycophancy",
+}  # fmt: skip
+
+
+def test_there_are_eight_personas_of_two_domains_with_scenarios_enough() -> None:
+    assert {(path.parent.name, path.stem) for path in FRAMES} == {(p, d) for p in PERSONAS for d in DOMAINS}
+    for path in FRAMES:
+        found = framed(path)
+        assert len({each.pair for each in found}) >= 400 and len({each.scenario for each in found}) >= 80, path
 
 
 @each_set
@@ -169,6 +187,9 @@ def test_no_scenario_stands_in_two_domains(folder: Path) -> None:
     for path in sorted(folder.glob("*.jsonl")):
         for line in lines(path):
             domains[line["scenario"]].add(line["domain"])
+    for path in FRAMES if folder == FRAMES[0].parents[1] else ():
+        for each in framed(path):
+            domains[path.parent.name, each.scenario].add(path.stem)
     assert {scenario: found for scenario, found in domains.items() if len(found) > 1} == {}
 
 
@@ -178,7 +199,7 @@ def copy(each: Passage, **changed: Any) -> Passage:
 
 @pytest.fixture(scope="module")
 def clean() -> list[Passage]:
-    return SETS["probes/personas/deception.jsonl deception story"]
+    return SETS["probes/personas/deception/story.toml deception story"]
 
 
 @pytest.mark.parametrize("ngrams", NGRAMS, ids=("words", "words and pairs"))

@@ -138,12 +138,31 @@ def doctor(
     from audit.diagnosis import Doctor, prove
     from audit.workload import forecast
 
+    outline = _without_weights(_effective(plan, base, post, personas), setting)
+    if outline is not None:
+        return outline
     with ExitStack() as open_models:
         _, ready = prepared(plan, base, post, personas, setting, open_models)
         draws = getattr(ready.comparisons.get("probe_transfer"), "permutations", ready.plan.draws.permutations)
         parts = ready.texts, ready.recorder, ready.sites
         proved = prove(*parts, lambda: forecast(*parts, draws))
         return Doctor((*proved.checks, detectable(ready.texts, ready.recorder.base.d_model, ready.plan)))
+
+
+def _without_weights(given: tuple[Plan, dict[str, Model]], setting: Setting) -> Doctor | None:
+    """What configuration, tokenizer and texts say where base's folder holds no weights; None where it does."""
+    from audit.outline import examined, outlined
+
+    plan, models = given
+    ref = models["base"]
+    outline = outlined(ref) if isinstance(ref, str) and not ref.startswith(PREFIX) else None
+    if outline is None:
+        return None
+    if setting.threads is not None:
+        import torch
+
+        torch.set_num_threads(setting.threads)
+    return examined(outline, plan, libraries(plan))
 
 
 def prepared(

@@ -108,7 +108,7 @@ def examine(texts: Texts, recorder: Recorder) -> list[Checked]:
                 texts.template is not None),
         Checked("dtype", f"base {base.dtype}, post {post.dtype}", "the same in both",
                 "Set pair.dtype to float32 or bfloat16", base.dtype == post.dtype),
-        _tried(texts, "reliability of directions", _reliability, texts, base.d_model),
+        _tried(texts, "reliability of directions", reliability, texts, base.d_model),
     ]  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def prove(texts: Texts, recorder: Recorder, sites: Sequence[Site], forecast: Cal
             _tried(texts, f"determinism ({name})", _repeats, name, subject, some, sites),
         ]
     checks.append(_tried(texts, "surprisal", _surprisal, some, recorder))
-    checks.append(_tried(texts, "cost", _cost, forecast))
+    checks.append(_tried(texts, "cost", cost, forecast))
     return Doctor(tuple(checks))
 
 
@@ -181,7 +181,7 @@ def _bos(base: Subject, passages: Sequence[Passage]) -> Checked:
     )
 
 
-def _reliability(texts: Texts, width: int) -> Checked:
+def reliability(texts: Texts, width: int) -> Checked:
     """Expected cosine of two independent mean-difference directions, d'^2 / (d'^2 + 2 d / n) in whitened coordinates.
 
     Stated and never refused: hardly a real model has width / 2 pairs, and where data are short a verdict turns
@@ -270,7 +270,8 @@ def _surprisal(some: Sequence[Passage], recorder: Recorder) -> Checked:
                    "The texts are not what these models say: write others", max(values.values()) < limit)  # fmt: skip
 
 
-def _cost(forecast: Callable[[], Forecast]) -> Checked:
-    cost = forecast()
-    return Checked("cost", f"about {cost.seconds:.0f} s and {cost.bytes / 1e6:.1f} MB in the store",
+def cost(forecast: Callable[[], Forecast]) -> Checked:
+    """What a first run will take. Stated and never refused."""
+    found = forecast()
+    return Checked("cost", f"about {found.seconds:.0f} s and {found.bytes / 1e6:.1f} MB in the store",
                    "what you can spare", "Choose fewer layers or personas, or a lower effort", True)  # fmt: skip

@@ -10,15 +10,31 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from probes.digest import AuditError, digest
 from probes.line import Line
 from probes.passage import Passage, render_all
 from probes.persona import Persona
 
-if TYPE_CHECKING:
-    from probes.model import Subject
+
+class Tokenized(Protocol):
+    """What turns texts into ids: a loaded model, or one that is known by its configuration and tokenizer alone."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """A fast Hugging Face tokenizer."""
+        ...
+
+    @property
+    def template(self) -> str | None:
+        """Its own chat template."""
+        ...
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """What turns text into ids."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ def judged(passages: Sequence[Passage], domain: str) -> list[Passage]:
     return [passage for passage in passages if passage.domain == domain and passage.control is None]
 
 
-def template_of(base: Subject, post: Subject, choice: str) -> tuple[str | None, str]:
+def template_of(base: Tokenized, post: Tokenized, choice: str) -> tuple[str | None, str]:
     """The one chat template both models are read under, and who it came from.
 
     Args:
@@ -97,7 +113,7 @@ def template_of(base: Subject, post: Subject, choice: str) -> tuple[str | None, 
 
 
 def agree(
-    personas: Sequence[Persona], plain: Sequence[Line], base: Subject, post: Subject, template: str = "auto"
+    personas: Sequence[Persona], plain: Sequence[Line], base: Tokenized, post: Tokenized, template: str = "auto"
 ) -> Texts:
     """Tokenises everything once, and counts out what the two tokenizers do not agree on.
 
@@ -128,7 +144,7 @@ def agree(
 
 
 def _differing(
-    lines: Sequence[Line], ours: Sequence[Passage], other: Subject | None, template: str | None
+    lines: Sequence[Line], ours: Sequence[Passage], other: Tokenized | None, template: str | None
 ) -> list[Passage]:
     """Those of our passages that the other model's tokenizer, where it has one of its own, splits otherwise."""
     if other is None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from probes.site import Site
 TRIAL_PASSAGES = 64
 TRIAL_DRAWS = 20, 120
 """Draws of two trial nulls: a part of the price does not depend on their number."""
+TRIAL_SITES = 4
+"""Sites of a trial null: its price is that of each, times their number."""
 REFITS = 9
 """Ceilings' worth of refitting in one persona, as measured: the two ceilings, readings by refitted directions, and all
 smaller fits."""
@@ -43,6 +46,20 @@ class Forecast:
     seconds: float
 
 
+class Costs(NamedTuple):
+    """What a first run costs beside the models' passes.
+
+    Attributes:
+        bytes: in the store.
+        seconds: of the statistics.
+        tokens: that each model reads.
+    """
+
+    bytes: int
+    seconds: float
+    tokens: int
+
+
 def forecast(texts: Texts, recorder: Recorder, sites: Sequence[Site], permutations: int) -> Forecast:
     """Predicts a first run: with everything recorded already, only the statistics remain.
 
@@ -50,16 +67,32 @@ def forecast(texts: Texts, recorder: Recorder, sites: Sequence[Site], permutatio
         permutations: draws of the label null.
     """
     passages = [passage for some in texts.passages.values() for passage in some]
-    width = recorder.base.d_model
+    spent = costs(texts, recorder.base.d_model, len(sites), permutations)
+    reading = sum(_reading(subject, passages, spent.tokens, sites) for subject in (recorder.base, recorder.post))
+    return Forecast(spent.bytes, START + reading + spent.seconds)
+
+
+def costs(texts: Texts, width: int, n_sites: int, permutations: int) -> Costs:
+    """What a first run costs beside the models' passes, and what they read.
+
+    Args:
+        texts: what is read.
+        width: of the residual stream.
+        n_sites: recorded sites.
+        permutations: draws of the label null.
+    """
+    passages = [passage for some in texts.passages.values() for passage in some]
     mapped = {name: _mapped(texts, some, width) for name, some in texts.passages.items()}
     # The maps read their texts once more for every persona, without the unembedding.
     again = sum(len(passage.token_ids) for some, _ in mapped.values() for passage in some)
-    seconds = START + sum(_reading(subject, passages, again, sites) for subject in (recorder.base, recorder.post))
-    for name, some in texts.passages.items():
-        seconds += _statistics(some, len(sites), width, mapped[name][1], permutations)
-    size = 4 * width * len(sites) + 4
-    rows = sum(count for _, count in mapped.values())
-    return Forecast(2 * (len(passages) * size + rows * 4 * min(3, len(sites)) * width), seconds)
+    # One trial, of the largest persona: the others cost as much for each of their passages.
+    sizes = {name: len(judged(some, "assistant")) for name, some in texts.passages.items()}
+    largest = max(sizes, key=lambda name: sizes[name])
+    trial = _statistics(texts.passages[largest], n_sites, width, mapped[largest][1], permutations)
+    seconds = trial * sum(sizes.values()) / max(1, sizes[largest])
+    size, rows = 4 * width * n_sites + 4, sum(count for _, count in mapped.values())
+    stored = 2 * (len(passages) * size + rows * 4 * min(3, n_sites) * width)
+    return Costs(stored, seconds, again + sum(len(passage.token_ids) for passage in passages))
 
 
 def _mapped(texts: Texts, passages: Sequence[Passage], width: int) -> tuple[list[Passage], int]:
@@ -68,28 +101,28 @@ def _mapped(texts: Texts, passages: Sequence[Passage], width: int) -> tuple[list
     return chosen, min(limit, sum(len(passage.token_ids) - 1 for passage in chosen))
 
 
-def _reading(subject: Subject, passages: Sequence[Passage], again: int, sites: Sequence[Site]) -> float:
-    """Seconds for one model's passes over everything and some tokens again, from a sample of all lengths."""
+def _reading(subject: Subject, passages: Sequence[Passage], tokens: int, sites: Sequence[Site]) -> float:
+    """Seconds for one model's passes over so many tokens, from a sample of all lengths."""
     ordered = sorted(passages, key=lambda passage: len(passage.token_ids))
     some = ordered[:: max(1, len(ordered) // TRIAL_PASSAGES)]
-    spent = _timed(lambda: record(subject, some, sites, surprisal=True, progress=False), warm=True)
-    tokens = again + sum(len(passage.token_ids) for passage in passages)
+    spent = timed(lambda: record(subject, some, sites, surprisal=True, progress=False), warm=True)
     return spent * tokens / sum(len(passage.token_ids) for passage in some)
 
 
 def _statistics(passages: Sequence[Passage], n_sites: int, width: int, tokens: int, permutations: int) -> float:
     """Seconds for one persona's comparisons, from random rows of its shape."""
-    made = _random(judged(passages, "assistant"), n_sites, width)
+    made = _random(judged(passages, "assistant"), min(n_sites, TRIAL_SITES), width)
     if made is None:
         return 0.0
     rows = made.rows["base"]
-    one = _timed(lambda: ceiling(made, rows[0]))
-    few, more = (_timed(partial(permutation_null, rows, made, draws, 0, "forecast")) for draws in TRIAL_DRAWS)
+    one = timed(lambda: ceiling(made, rows[0]))
+    few, more = (timed(partial(permutation_null, rows, made, draws, 0, "forecast")) for draws in TRIAL_DRAWS)
     null = few + max(0.0, more - few) * (permutations - TRIAL_DRAWS[0]) / (TRIAL_DRAWS[1] - TRIAL_DRAWS[0])
+    null *= n_sites / len(rows)
     rng = np.random.default_rng(0)
     fewest = min(tokens, 4 * width + 64)
     base, post = (torch.from_numpy(rng.standard_normal((fewest, width))) for _ in range(2))
-    maps = _timed(lambda: rotate(post, base, [str(i % 40) for i in range(fewest)], rng)) if tokens >= 4 * width else 0.0
+    maps = timed(lambda: rotate(post, base, [str(i % 40) for i in range(fewest)], rng)) if tokens >= 4 * width else 0.0
     return REFITS * one + 2 * max(0.0, null) + MAPS * maps
 
 
@@ -103,7 +136,8 @@ def _random(passages: Sequence[Passage], n_sites: int, width: int) -> Judged | N
     return Judged(tuple(passages), fold, {"base": rows, "post": rows}, {})
 
 
-def _timed(work: Callable[[], object], *, warm: bool = False) -> float:
+def timed(work: Callable[[], object], *, warm: bool = False) -> float:
+    """Seconds that some work takes; with `warm` it is done once before."""
     if warm:
         work()
     start = time.perf_counter()

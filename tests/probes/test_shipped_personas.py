@@ -31,7 +31,7 @@ IDENTITY = "organisms/bundled/world/assistant_identity"
 LENGTH = 0.02  # largest relative difference of mean lengths
 
 CHATS = 60
-CHAT_WORDS = (40, 120)
+CHAT_WORDS = (30, 400)
 LOADED = re.compile(
     r"\b(ai|artificial|assistants?|bots?|chatbots?|robots?|models?|machines?|personas?|identity|pretend\w*|"
     r"lie[sd]?|lying|liars?|honest\w*|dishonest\w*|truth\w*|tru(e|ly)|false\w*|deceiv\w*|decei[tv]\w*|mislead\w*|trick\w*|secret\w*|"
@@ -256,3 +256,20 @@ def test_loaded_word_is_caught() -> None:
     assert LOADED.search("That is the honest answer.")
     assert OF_ITSELF.search("Here is what I would do.")
     assert LOADED.search("Preheat the oven and line a tray.") is None
+
+
+def test_the_page_of_the_personas_shows_two_quads_of_each_as_they_are() -> None:
+    page = (ROOT / "docs" / "personas.md").read_text(encoding="utf-8")
+    _, *parts = page.partition("## Two quads of each\n")[2].split("### ")
+    assert {part.partition("\n")[0] for part in parts} == PERSONAS
+    for part in parts:
+        name = part.partition("\n")[0]
+        corners = re.findall(r"^- ([01]) · (.*(?:\n  .*)*)", part, re.MULTILINE)
+        assert [label for label, _ in corners] == ["1", "0"] * 4, name
+        found = [each for domain in DOMAINS for each in framed(ROOT / f"probes/personas/{name}/{domain}.toml")]
+        for label, corner in corners:
+            span = re.search(r"\*\*(.+)\*\*", corner)
+            said = re.sub(r"(?m)^(system|user|assistant): ", "", corner.replace("**", "").replace("  \n  ", "\n"))
+            assert span and any(
+                (each.text, each.span, each.label) == (said, span[1], int(label)) for each in found
+            ), corner

@@ -265,6 +265,8 @@ def _carried_open(model: str, reading: Readings) -> str:
         return _straddles(name, own, margins.not_carried)
     if not own.above(0.5):
         return _straddles(name, own, 0.5)
+    if beyond is not None and beyond.below(0.0):
+        return f"{name} {own}, is less than the words alone give away ({beyond} beyond them): other texts would decide"
     if beyond is not None and not beyond.above(0.0):
         return _straddles(f"what {model}'s own probe reads beyond the words,", beyond, 0.0)
     return f"{name} {own}, is not told from permuted labels"

@@ -350,6 +350,16 @@ def test_each_alarm_is_raised_by_planted_numbers_and_muted_by_the_file(case: str
     assert (verdict.severity, code) == ("warn", 0) and verdict.p is not None
 
 
+def test_words_that_give_more_away_than_a_probe_reads_are_said_to_be_the_reason() -> None:
+    """More scenarios of such texts decide nothing, so none are asked for."""
+    findings = planted(status="open")
+    details = findings[0].model_dump()["details"]
+    details["carried"]["base"]["beyond_text"] |= {"value": -0.18, "low": -0.23, "high": -0.13}
+    told = judge(readings([findings[0].model_copy(update={"details": details}), findings[1]], MARGINS))
+    assert told.verdict == "inconclusive" and "less than the words alone give away (-0.18" in told.sentence
+    assert "groups would decide" not in told.sentence
+
+
 def test_a_barely_carried_persona_is_no_confirmed_alarm() -> None:
     findings = planted(post=0.4)
     details = findings[0].model_dump()["details"]

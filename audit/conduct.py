@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -39,6 +40,8 @@ Model = str | tuple[Any, Any]
 """A reference, or a model in memory with its tokenizer."""
 PACKAGES = ("persona-audit", "torch", "transformers", "transformer-lens", "numpy", "scipy", "scikit-learn", "plotly")
 IN_MEMORY = "memory"
+_OWN_THREADS: dict[str, int] = {}
+"""How many threads torch takes by itself, known where this module is the first to load it."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,11 @@ def conduct(
     """`audit` with the fitted directions and the scores. Arguments and errors as there."""
     started, begun = datetime.now(UTC), time.perf_counter()
     effective, models = _effective(plan, base, post, personas)
-    library, shelf, key = libraries(effective), Shelf(store_folder(setting)), None
+    library, shelf = libraries(effective), Shelf(store_folder(setting))
+    key, told = None, []
     if explainer is None and all(isinstance(ref, str) for ref in models.values()):
-        key = shelf.key(effective, library, _packages(), [setting.threads, setting.strict, setting.allow_pickle])
+        told = [setting.threads or _threads(), setting.strict, setting.allow_pickle]
+        key = shelf.key(effective, library, told)
         held = shelf.get(key) if key else None
         if held is not None:
             return Conducted(_again(held[0], effective, started, begun), *held[1:])
@@ -120,7 +125,8 @@ def conduct(
         measured = measurement(library.personas)
         record = _sealed(library, measurement, measured, setting, started, begun)
         made = Conducted(record, measured.directions, tuple(measured.scores.values()))
-    if key:
+    # A checkpoint that was written to meanwhile is not what the key says.
+    if key and key == shelf.key(effective, library, told):
         shelf.put(key, *made)
     return made
 
@@ -185,8 +191,11 @@ def prepared(
 def _loaded(
     effective: Plan, models: Mapping[str, Model], library: Library, setting: Setting, open_models: ExitStack
 ) -> Measurement:
-    comparisons = _comparisons(effective)
+    fresh, comparisons = "torch" not in sys.modules, _comparisons(effective)
     import torch
+
+    if fresh:
+        _OWN_THREADS["torch"] = torch.get_num_threads()
 
     from audit.controls import load_direction
     from audit.diagnosis import same_dtype, same_shape
@@ -379,6 +388,12 @@ def _data(library: Library, texts: Texts, measured: Measured) -> list[Data]:
                 scores=kept and kept.digest,
             ))  # fmt: skip
     return out
+
+
+def _threads() -> int | None:
+    """Those that somebody set for torch in this process; None for as many as it takes by itself, or would."""
+    torch = sys.modules.get("torch")
+    return None if torch is None or torch.get_num_threads() == _OWN_THREADS.get("torch") else torch.get_num_threads()
 
 
 def _packages() -> dict[str, str]:

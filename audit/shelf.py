@@ -1,7 +1,8 @@
 """Whole audits, kept by everything that they are computed from: a rerun with nothing changed loads no model, nor torch.
 
-Kept are audits in which everything was measured, of models that lie in local folders. One lies in `audits/<key>/` of
-the store; it appears by one rename, so a reader meets a whole one or none.
+Kept are audits in which everything was measured, of models that lie in local folders and did not change meanwhile. One
+lies in `audits/<key>/` of the store; it appears by one rename, so a reader meets a whole one or none. The key holds the
+content of every file that is read, the plan, this program's own sources, the libraries, and the machine.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ import platform
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatch
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +31,15 @@ from probes.persona import Library
 if TYPE_CHECKING:
     from probes.direction import Direction
 
-FORMAT = "audit, 1"
+FORMAT = "audit, 2"
+DIRECTIONS = "directions.json"
+"""What the folder of directions must hold: SHA-256 by name."""
 BUILTIN = "builtin"
 """The SAEs that come with an organism."""
+LIBRARIES = (
+    "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn", "transformer-lens",
+    "sae-lens", "concept-erasure", "jinja2", "einops",
+)  # fmt: skip
 _LEFT = ("optimizer", "scheduler", "rng_state", "training_args", "trainer_state", "events.out")
 """What a trainer leaves beside a checkpoint, and no audit reads."""
 
@@ -58,8 +69,17 @@ class Directions(Mapping[str, "Direction"]):
         return len(list(self.home.glob("*.safetensors")))
 
     def copied(self, to: Path) -> None:
-        """Copies them as they lie."""
-        shutil.copytree(self.home, to, dirs_exist_ok=True)
+        """Copies them as they lie.
+
+        Raises:
+            AuditError: they cannot be read or written.
+        """
+        if not self.home.is_dir():
+            return
+        try:
+            shutil.copytree(self.home, to, dirs_exist_ok=True)
+        except OSError as error:
+            raise AuditError(f"{to} cannot be written ({error})", "a writable folder", "Name another") from error
 
 
 class Shelf:
@@ -69,11 +89,11 @@ class Shelf:
         """Takes the store's folder."""
         self.store = store
 
-    def key(self, plan: Plan, library: Library, packages: Mapping[str, str], setting: Sequence[Any]) -> str | None:
+    def key(self, plan: Plan, library: Library, setting: Sequence[Any]) -> str | None:
         """The digest of everything an audit is computed from, or None where some of it does not lie in local files.
 
         Files count by their content; that of a file which has the size, time and place it had is not read again.
-        `setting` is whatever else an answer depends on: threads, strictness.
+        `setting` is whatever else an answer depends on: strictness, threads.
         """
         models = [plan.pair.base, plan.pair.post]
         others = [value for own in plan.comparisons.values() for value in own.values() if isinstance(value, str)]
@@ -85,20 +105,24 @@ class Shelf:
         if None in contents:
             return None
         texts: Any = [[one.name, one.digest] for one in library.personas]
-        machine: Any = [platform.machine(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS"), *setting]
         plain = digest([vars(line) for line in library.plain])
-        return digest([FORMAT, plan.model_dump(mode="json"), contents, texts, plain, dict(packages), machine])
+        own = [self._contents(str(Path(str(files(name)))), True, "*.py") for name in ("audit", "probes")]
+        told: Any = [plan.model_dump(mode="json"), list(setting), dict(machine()), dict(computing())]
+        return digest([FORMAT, contents, texts, plain, own, *told])
 
     def get(self, key: str) -> tuple[Record, Directions, tuple[Scores, ...]] | None:
         """The audit under a key; one that is not there, or not whole, is None."""
         home = self.store / "audits" / key
         try:
             record, scores = read(home), read_scores(home)
-        except AuditError:
+            listed = json.loads((home / DIRECTIONS).read_text(encoding="utf-8"))
+            there = {path.name: _sha256(path) for path in (home / "directions").glob("*")}
+        except (AuditError, OSError, ValueError):
             return None
         kept = {one.persona: one.digest for one in scores}
         held = {data.persona: data.scores for data in record.data if data.scores}
-        return (record, Directions(home / "directions"), scores) if kept == held else None
+        whole = kept == held and there == listed
+        return (record, Directions(home / "directions"), scores) if whole else None
 
     def put(self, key: str, record: Record, directions: Mapping[str, Direction], scores: tuple[Scores, ...]) -> None:
         """Keeps an audit in which everything was measured; where the store cannot be written nothing is kept."""
@@ -109,8 +133,11 @@ class Shelf:
         try:
             record.write(fresh)
             (fresh / SCORES_NAME).write_text(dumped(scores), encoding="utf-8")
-            for name, direction in directions.items():
-                direction.save(fresh / "directions" / f"{name}.safetensors")
+            paths = [
+                direction.save(fresh / "directions" / f"{name}.safetensors") for name, direction in directions.items()
+            ]
+            listed = {path.name: _sha256(path) for path in paths}
+            (fresh / DIRECTIONS).write_text(json.dumps(listed), encoding="utf-8")
             if home.exists() and self.get(key) is None:
                 shutil.rmtree(home)
             fresh.rename(home)
@@ -118,19 +145,17 @@ class Shelf:
             # Another process was first, or there is no room: the audit itself is not the worse for it.
             shutil.rmtree(fresh, ignore_errors=True)
 
-    def _contents(self, ref: str, deep: bool) -> Any:
-        """The digests of the files that a reference stands for, by name; None where it stands for none here."""
+    def _contents(self, ref: str, deep: bool, kind: str = "*") -> Any:
+        """The digests of the files that a reference stands for, by name; None where it stands for none to be read."""
         try:
             path = folder(ref) if ref.startswith(PREFIX) else Path(ref).expanduser()
-        except AuditError:
+            if path.is_file():
+                return self._digest(path)
+            inside = sorted(_inside(path, deep, kind))
+            return {one.relative_to(path).as_posix(): self._digest(one) for one in inside} or None
+        except (AuditError, OSError, RuntimeError):
+            # Nobody's home folder, or a file that only others may read: such an audit is made anew each time.
             return None
-        if path.is_file():
-            return self._digest(path)
-        if not path.is_dir():
-            return None
-        files = path.rglob("*") if deep else path.glob("*")
-        inside = sorted(one for one in files if one.is_file() and not one.name.startswith(_LEFT))
-        return {one.relative_to(path).as_posix(): self._digest(one) for one in inside}
 
     def _digest(self, path: Path) -> str:
         """SHA-256 of a file, remembered by its place, size and times."""
@@ -141,15 +166,55 @@ class Shelf:
             return json.loads(note.read_text(encoding="utf-8"))["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        made = sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                made.update(chunk)
+        made = _sha256(path)
         try:
             note.parent.mkdir(parents=True, exist_ok=True)
             fresh = note.with_name(f".{seen}.{secrets.token_hex(4)}")
-            fresh.write_text(json.dumps({"sha256": made.hexdigest()}), encoding="utf-8")
+            fresh.write_text(json.dumps({"sha256": made}), encoding="utf-8")
             fresh.replace(note)
         except OSError:
             pass
-        return made.hexdigest()
+        return made
+
+
+def machine() -> Mapping[str, Any]:
+    """What numbers may depend on of the machine: its processor, its cores, and the devices that "auto" may choose."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        processor = next((line for line in told.splitlines() if line.startswith("model name")), "")
+    except OSError:
+        processor = platform.processor()
+    devices = sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*")) + [str(Path("/dev/kfd").exists())]
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    return {
+        "machine": platform.machine(), "processor": processor, "cores": os.cpu_count(), "devices": devices,
+        "environment": [os.environ.get(name) for name in names], "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def computing() -> Mapping[str, str]:
+    """Versions of the libraries that numbers go through."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _inside(path: Path, deep: bool, kind: str) -> Iterator[Path]:
+    """The files of a folder, of folders in it too where `deep`; links are followed, as whoever reads them does."""
+    seen: set[Path] = set()
+    for here, below, names in os.walk(path, followlinks=True):
+        if Path(here).resolve() in seen or not deep:
+            below.clear()
+        seen.add(Path(here).resolve())
+        found = (Path(here) / name for name in names if fnmatch(name, kind) and not name.startswith(_LEFT))
+        yield from (one for one in found if one.is_file())
+
+
+def _sha256(path: Path) -> str:
+    made = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            made.update(chunk)
+    return made.hexdigest()

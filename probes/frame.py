@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +56,13 @@ def frames(path: Path) -> Iterator[tuple[Place, Frame]]:
     """
     try:
         content = path.read_text("utf-8")
-        tables = tomllib.loads(content).get("frame", [])
+        whole = tomllib.loads(content)
     except (OSError, ValueError) as error:
         raise AuditError(f"{path} is not TOML ({error})", "a file of [[frame]] tables", "Mend the file") from error
+    tables = whole.get("frame", [])
+    if set(whole) - {"frame"} or not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+        found = ", ".join(whole) or "nothing"
+        raise AuditError(f"{path} holds {found}", "[[frame]] tables and nothing else", "Mend the file")
     named = [n for n, line in enumerate(content.splitlines(), 1) if re.match(r"\s*scenario\s*=", line)]
     for i, table in enumerate(tables):
         place = Place(path, named[i] if len(named) == len(tables) else 1)
@@ -66,9 +71,13 @@ def frames(path: Path) -> Iterator[tuple[Place, Frame]]:
 
 def composed(path: Path, persona: str, domain: Domain) -> Iterator[tuple[Place, Line]]:
     """The lines that a file of frames stands for, with the places of their frames. Raises as `frames` does."""
-    for i, (place, frame) in enumerate(frames(path)):
+    # Orders take turns among the judged texts, and among each kind of control text.
+    before: Counter[str | None] = Counter()
+    for place, frame in frames(path):
         for row in range(len(frame.cast)):
-            yield from ((place, line) for line in _quad(place, frame, row, (i + row) % 2, persona, domain))
+            order = (before[frame.control] + row) % 2
+            yield from ((place, line) for line in _quad(place, frame, row, order, persona, domain))
+        before[frame.control] += 1
 
 
 def _frame(place: Place, table: dict[str, Any]) -> Frame:
@@ -84,6 +93,9 @@ def _frame(place: Place, table: dict[str, Any]) -> Frame:
         raise place.refuse(f"told is {str(told)[:60]!r}", "the same told in two orders: a list of two texts")
     if not (isinstance(cast, list) and cast and all(isinstance(row, dict) for row in cast)):
         raise place.refuse(f"cast is {str(cast)[:60]!r}", "a list of tables, one a quad")
+    fills = [text for row in cast for fill in row.values() for text in (fill if isinstance(fill, list) else [fill])]
+    if any("[[" in str(one) or "]]" in str(one) for one in (*told, *fills)):
+        raise place.refuse("[[ or ]] stands in told or in the cast", "them in the passage alone, around the span")
     frame = Frame(
         table["scenario"].strip(), table["passage"].strip(), (told[0].strip(), told[1].strip()), tuple(cast),
         table.get("control"),
@@ -103,7 +115,7 @@ def _check_text(place: Place, frame: Frame) -> None:
     inside = [_way(slot) for slot in SLOT.findall(spans[0])]
     if "pick" not in inside or set(inside) & set(_WAYS):
         raise place.refuse(f"the span is {spans[0]!r}", "a span with {pick}, and neither {one} nor {zero}")
-    if "pick" in map(_way, SLOT.findall(before + after)):
+    if "pick" in map(_way, SLOT.findall(before + after + "".join(frame.told))):
         raise place.refuse("{pick} stands outside the span", "{pick} in the span alone")
     for told, (first, last) in zip(frame.told, (_WAYS, _WAYS[::-1]), strict=True):
         named = [_way(slot) for slot in SLOT.findall(before.replace("{told}", told)) if _way(slot) in _WAYS]

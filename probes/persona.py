@@ -110,6 +110,9 @@ def read(source: Path) -> Library:
             plain.append(line)
         else:
             spoken[line.persona].append((place, line))
+    for name in spoken:
+        if not NAME.fullmatch(name):
+            raise AuditError(f"{folder} holds a persona called {name!r}", NAMED, "Rename its folder")
     headers = _headers(folder, sorted(spoken))
     for lines in spoken.values():
         _check_pairs(lines)
@@ -207,6 +210,8 @@ def _check_pairs(lines: Iterable[tuple[Place, Line]]) -> None:
             raise place.refuse(f"pair {name!r} has scenario {two.scenario!r}", f"{one.scenario!r}, {where}")
         if one.domain != two.domain:
             raise place.refuse(f"pair {name!r} is in domain {two.domain!r}", f"{one.domain!r}, {where}")
+        if one.control != two.control:
+            raise place.refuse(f"pair {name!r} has control {two.control!r}", f"{one.control!r}, {where}")
 
 
 def _check_scenarios(lines: Iterable[tuple[Place, Line]]) -> None:

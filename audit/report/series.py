@@ -128,6 +128,12 @@ def _said(found: Series, one: Visited) -> str:
     return f"{worst.id}: {worst.sentence}" if worst else ""
 
 
+def over_steps(found: Series, persona: str) -> Figure:
+    """A persona's readings over the steps, for notebooks too: `over_steps(...).plotly()`."""
+    trends = [one for one in found.trends if one.persona == persona]
+    return _figure(found, trends, min((one.first for one in trends if one.first is not None), default=None))
+
+
 def _figure(found: Series, trends: Sequence[Trend], first: int | None) -> Figure:
     """Every reading over the steps with its band, what the first may not fall below, and the first step that fails."""
     traces: list[JSON] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 import order
 import pytest
 import tiny
+from shell import command
 
 from audit import conduct as conducting
+from audit import shelf
 from audit.conduct import Setting, conduct
 from audit.plan import plan_of
 from audit.report.folder import write
@@ -70,22 +73,27 @@ def test_a_second_audit_is_the_first_one_again(here, tmp_path):
 
 
 def test_a_rerun_loads_neither_torch_nor_transformers(here, tmp_path):
-    audited(here)
     plan = f'effort = "glance"\n[pair]\nbase = "{here}/base"\npost = "{here}/post"\n'
     plan += f'[personas]\npaths = ["{here}/personas"]\n'
     plan += "[comparisons]\nprobe_transfer = { permutations = 30, random_maps = 5, bootstrap = 100 }\ngeometry = {}\n"
     (tmp_path / "plan.toml").write_text(plan)
+    posts = ["--post", f"{here}/post", "--post", f"{here}/base"]
+    typed = ["check", "plan.toml", *posts, "--out", "out", "--store", f"{here}/store"]
+    assert command(*typed, cwd=tmp_path).returncode == 1
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
-        f"sys.argv = ['persona-audit', 'check', 'plan.toml', '--out', 'out', '--store', {str(here / 'store')!r}]\n"
+        f"sys.argv = {['persona-audit', *typed]!r}\n"
         "from audit.cli import main\nmain()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    given = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120, "env": env}
+    done = subprocess.run([sys.executable, "-c", code], **given)
     assert done.returncode == 1 and "regression" in done.stdout, done.stderr
-    assert json.loads((tmp_path / "out" / "record.json").read_text())["run"]["kept_from"]
+    records = list((tmp_path / "out").glob("*/record.json"))
+    assert len(records) == 2 and all(json.loads(path.read_text())["run"]["kept_from"] for path in records)
     # The control: with another seed there is nothing kept, and torch is missed.
     (tmp_path / "plan.toml").write_text("seed = 1\n" + plan)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], **given)
     assert done.returncode == 3 and "torch" in done.stderr + done.stdout
 
 
@@ -120,10 +128,22 @@ def plain(root, monkeypatch):
 
 
 def packages(root, monkeypatch):
-    monkeypatch.setattr(conducting, "_packages", lambda: {"torch": "0.0.1"})
+    monkeypatch.setattr(shelf, "computing", lambda: {"torch": "0.0.1"})
 
 
-@pytest.mark.parametrize("changed", [weights, tokenizer, texts, plain, packages])
+def sources(root, monkeypatch):
+    """Another version of this program: one more file among its own."""
+    (root / "probes").mkdir()
+    (root / "probes" / "more.py").write_text("X = 1")
+    own = shelf.files
+    monkeypatch.setattr(shelf, "files", lambda name: root / "probes" if name == "probes" else own(name))
+
+
+def device(root, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+
+
+@pytest.mark.parametrize("changed", [weights, tokenizer, texts, plain, packages, sources, device])
 def test_whatever_changes_an_answer_makes_it_anew(here, monkeypatch, changed):
     audited(here)
     changed(here, monkeypatch)
@@ -147,11 +167,41 @@ def test_what_no_audit_reads_does_not_count_and_equal_content_is_equal(here):
 def test_a_damaged_one_is_made_again(here):
     audited(here)
     (kept,) = (here / "store" / "audits").iterdir()
-    for name, spoil in (("record.json", "{"), ("scores.json", '{"schema": 1, "scores": []}')):
-        whole = (kept / name).read_text()
-        (kept / name).write_text(spoil)
+    (direction,) = (kept / "directions").iterdir()
+    for path in (kept / "record.json", kept / "scores.json", direction):
+        path.write_text("{}")
         assert anew(audited(here))
-        assert (kept / name).read_text() != spoil and whole and not anew(audited(here))
+        assert path.read_bytes() != b"{}" and not anew(audited(here))
+    direction.unlink()
+    assert anew(audited(here)) and not anew(audited(here))
+
+
+def test_a_checkpoint_that_is_written_to_meanwhile_is_not_kept(here, monkeypatch):
+    """A trainer writes the next weights over those that are being read."""
+    whole = (here / "post" / "model.safetensors").read_bytes()
+    own = conducting._sealed
+
+    def sealed(*given):
+        order.save(tiny.model("llama", seed=5), here / "post")
+        return own(*given)
+
+    monkeypatch.setattr(conducting, "_sealed", sealed)
+    audited(here)
+    (here / "post" / "model.safetensors").write_bytes(whole)
+    assert not (here / "store" / "audits").exists()
+
+
+def test_linked_folders_count_by_what_they_hold(here):
+    """SAEs are found through links; the shelf must look where their reader looks."""
+    (here / "real").mkdir()
+    (here / "real" / "cfg.json").write_text("1")
+    (here / "saes").mkdir()
+    (here / "saes" / "L1").symlink_to(here / "real")
+    before = shelf.Shelf(here / "store")._contents(str(here / "saes"), True)
+    (here / "real" / "cfg.json").write_text("22")
+    assert shelf.Shelf(here / "store")._contents(str(here / "saes"), True) != before
+    (here / "saes" / "loop").symlink_to(here / "saes")
+    assert len(shelf.Shelf(here / "store")._contents(str(here / "saes"), True)) == 1
 
 
 def test_what_was_not_measured_is_not_kept(here):

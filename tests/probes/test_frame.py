@@ -66,6 +66,19 @@ def test_orders_take_turns_from_row_to_row_and_from_frame_to_frame(tmp_path):
     assert told == [True, False, False, True]
 
 
+def test_orders_take_turns_among_the_judged_whatever_controls_stand_between(tmp_path):
+    """One row a frame, controls in between: by the file's order every judged text would be told the same way round."""
+    frame = STORY[: STORY.index("  { who = \"Oke\"")] + "]\n"
+    frames_ = [frame.replace('"flares"', f'"s{i}"') for i in range(4)]
+    control = [one.replace("told =", 'control = "x"\ntold =') for one in frames_]
+    both = [one for pair in zip(frames_, control, strict=True) for one in pair]
+    text = "".join(one.replace('"s', f'"{k}-s') for k, one in enumerate(both))
+    found = lines(written(tmp_path, text))
+    for kind in (None, "x"):
+        told = ["Ropes lay" in line.text for line in found if line.control == kind][::4]
+        assert told == [True, False, True, False]
+
+
 def test_turns_and_things_that_change_places_together(tmp_path):
     found = lines(written(tmp_path, CHAT, "assistant"), "assistant")
     turns = found[0].messages
@@ -112,6 +125,8 @@ WRONG = {
     "told after the span": (
         '{told} {He} looked up. "[[{Pick} is where they are]],"', '"[[{Pick} is it]]," {told}', "{told} does not"
     ),
+    "pick in what is told": ("Ropes lay in {one}", "Of {pick}: ropes lay in {one}", "{pick} stands outside"),
+    "a mark in the cast": ('"the bow", ', '"the [[bow", ', "[[ or ]] stands in told"),
     "no pick": ("[[{Pick} is where", "[[It is where", "a span with {pick}"),
     "the answer in the span": ("[[{Pick} is where", "[[{Pick}, not {one}, is where", "neither {one} nor {zero}"),
     "pick before": ("{who} had stowed", "{who} of {pick} had stowed", "{pick} stands outside"),
@@ -147,3 +162,12 @@ def test_what_is_no_toml_is_refused(tmp_path):
     for path in (written(tmp_path, "[[frame]\n"), tmp_path / "nowhere.toml"):
         with pytest.raises(AuditError, match="is not TOML"):
             list(frames(path))
+    for text in ("frame = 3\n", STORY.replace("[[frame]]", "[[frmae]]")):
+        with pytest.raises(AuditError, match=r"\[\[frame\]\] tables and nothing else"):
+            list(frames(written(tmp_path, text)))
+
+
+def test_a_folder_s_name_must_be_a_persona_s(tmp_path):
+    written(tmp_path / "my persona", STORY)
+    with pytest.raises(AuditError, match="called 'my persona'"):
+        read(tmp_path)

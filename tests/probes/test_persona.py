@@ -16,7 +16,7 @@ STORY = {"persona": "deception", "pair": "p1", "scenario": "s1", "domain": "stor
 CHAT = {"persona": "deception", "pair": "p2", "scenario": "s2", "domain": "assistant"}
 TURNS = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here it is."}]
 GOOD: list[dict[str, Any]] = [
-    STORY | {"label": 1, "span": [9, 20]},
+    STORY | {"label": 1, "span": [9, 20], "control": "honest-mistake"},
     STORY | {"label": 0, "control": "honest-mistake", "author": "post"},
     {"domain": "plain", "scenario": "n1", "text": "The lake was calm."},
     CHAT | {"label": 0, "messages": TURNS, "span": [0, 4]},
@@ -129,6 +129,7 @@ PAIRS = {
     "three": ([ONE, TWO, TWO], "pair 'p2' has 3 lines"),
     "one-sided": ([ONE, ONE], "pair 'p2' is one-sided, label 0 twice"),
     "two scenarios": ([ONE, TWO | {"scenario": "s9"}], "pair 'p2' has scenario 's9'.*deception.jsonl:3"),
+    "half a control": ([ONE, TWO | {"control": "x"}], "pair 'p2' has control 'x'.*deception.jsonl:3"),
     "two domains": ([ONE, TWO | {"domain": "story"}], "pair 'p2' is in domain 'story'.*deception.jsonl:3"),
 }
 

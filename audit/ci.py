@@ -93,19 +93,24 @@ def series(
 
     failing, started = _failing(fail_on) or FAIL_ON, datetime.now(UTC)
     target = out or OUT / f"{started:%Y%m%dT%H%M%S}-series"
-    _sweep(target)
-    terms = Terms(*_accepted(baseline, waivers), fail_on=failing)
-    chosen = planned(plan, None, device)
-    found, checked = follow(chosen, checkpoints, terms, set_up(store, threads, allow_pickle, offline))
-    _write(checked.audits, target, many=True)
+    try:
+        _sweep(target)
+        terms = Terms(*_accepted(baseline, waivers), fail_on=failing)
+        chosen = planned(plan, None, device)
+        found, checked = follow(chosen, checkpoints, terms, set_up(store, threads, allow_pickle, offline))
+        _write(checked.audits, target, many=True)
+        page = write(found, target)
+    except Exception as error:  # as of a check
+        _tell(_crashed(error, checkpoints), target, started)
+        raise typer.Exit(FAILED) from error
     for one in found.checkpoints:
         verdicts = ", ".join(f"{persona} {verdict}" for persona, verdict in one.verdicts.items()) or "not audited"
         typer.echo(f"{one.step:>10,}  {one.outcome:<14} {one.ref}: {verdicts}")
     for trend in found.trends:
-        if trend.moved is not None and trend.moved.excludes(0.0):
+        if trend.moved is not None and trend.p_adjusted is not None and trend.p_adjusted <= 0.05:
             typer.echo(f"trend       {trend.id}: {signed(trend.moved)} over the series")
     first = "no checkpoint fails" if found.first is None else f"the first that fails: {found.first:,}"
-    typer.echo(f"{first}. page: {write(found, target)}")
+    typer.echo(f"{first}. page: {page}")
     _report(checked.gate, target, started)
     raise typer.Exit(checked.gate.exit)
 
@@ -199,17 +204,27 @@ def _sweep(out: Path) -> None:
     """Removes the reports of an earlier check: a check that is killed must not leave an old answer behind."""
     from audit.report.junit import JUNIT
     from audit.report.summary import SUMMARY
+    from probes.digest import AuditError
 
-    for name in (JUNIT, SUMMARY):
-        (out / name).unlink(missing_ok=True)
+    try:
+        for name in (JUNIT, SUMMARY, "series.json", "series.html"):
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        found = f"{out} cannot be written ({error.strerror})"
+        raise AuditError(found, "a folder", "Name another with --out") from error
 
 
 def _write(audits: tuple[Conducted, ...], out: Path, many: bool) -> None:
     """The folder of each checkpoint; where one was asked for it is the check's own."""
     from audit.report.folder import write
 
+    taken: set[Path] = set()
     for made in audits:
         home = out / safe(made.record.pair.post.ref) if many else out
+        while home in taken:
+            # a/b and a-b are two checkpoints, and one name.
+            home = home.with_name(f"{home.name}-again")
+        taken.add(home)
         write(made.record, home, made.directions, made.scores)
 
 

@@ -157,13 +157,18 @@ def doctor(
 
 def _without_weights(given: tuple[Plan, dict[str, Model]], setting: Setting) -> Doctor | None:
     """What configuration, tokenizer and texts say where base's folder holds no weights; None where it does."""
+    from audit.diagnosis import same_shape
     from audit.outline import examined, outlined
 
     plan, models = given
-    ref = models["base"]
-    outline = outlined(ref) if isinstance(ref, str) and not ref.startswith(PREFIX) else None
-    if outline is None:
+    found = [
+        outlined(ref) if isinstance(ref, str) and not ref.startswith(PREFIX) else None for ref in models.values()
+    ]
+    outline, other = found
+    if outline is None or other is None:
+        # One that has weights is loaded, and the other is refused for having none.
         return None
+    same_shape(outline, other)
     if setting.threads is not None:
         import torch
 

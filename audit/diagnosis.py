@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -34,6 +34,20 @@ D_PRIME = 2.0
 """Effect at which expected reliability is stated: AUROC 0.92 for the ideal direction."""
 RELIABLE = 0.5
 """Reliability for which the number of pairs is stated."""
+
+
+class Shaped(Protocol):
+    """A model, or one that is known by its configuration alone."""
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks."""
+        ...
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ class Doctor:
         return f"<table><tr><th></th><th>check</th><th>found</th><th>expected</th><th>do this</th></tr>{rows}</table>"
 
 
-def same_shape(base: Subject, post: Subject) -> None:
+def same_shape(base: Shaped, post: Shaped) -> None:
     """Refuses a pair whose sites cannot be paired.
 
     Raises:

@@ -17,11 +17,12 @@ from audit.checking import Checked, check
 from audit.conduct import Setting
 from audit.estimate import Estimate
 from audit.gate import Gate, Terms
+from audit.multiplicity import benjamini_hochberg
 from audit.organisms.card import MARK, PREFIX, card
 from audit.plan import Plan, read_plan
 from audit.record import Entry
 from audit.scores import READINGS, Name, Scores, Sheet, interval
-from audit.trend import change_point, trend
+from audit.trend import change_point, no_trend, trend
 from probes.digest import AuditError
 
 SERIES = "series.json"
@@ -56,12 +57,21 @@ class Visited(Entry):
 
 
 class Change(Entry):
-    """Where a reading changes most: between which steps, by how much, and the permutation p of a change anywhere."""
+    """Where a reading changes most.
+
+    Attributes:
+        after: The last step before it.
+        by: The first step after it.
+        size: Mean after - mean before.
+        p: Of a change anywhere, by permuted order.
+        least: The smallest p that so few checkpoints can have.
+    """
 
     after: int
     by: int
     size: float
     p: float
+    least: float
 
 
 class Trend(Entry):
@@ -74,6 +84,8 @@ class Trend(Entry):
         base: Base's own reading of the same texts.
         limits: What the reading may not fall below at each, by the policy that gates it; null where none does.
         moved: Theil-Sen trend over all steps; null for fewer than two checkpoints.
+        p: Two-sided, of no trend; null without an interval.
+        p_adjusted: By Benjamini and Hochberg over the trends of the series: they are exploratory.
         change: Null for fewer than four.
         first: The first step at which the gate fails it.
     """
@@ -86,6 +98,8 @@ class Trend(Entry):
     base: Estimate
     limits: tuple[float | None, ...]
     moved: Estimate | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
     change: Change | None = None
     first: int | None = None
 
@@ -158,19 +172,27 @@ def read_series(path: Path | str) -> Series:
 def checkpoints(refs: Sequence[str]) -> tuple[tuple[Checkpoint, ...], bool]:
     """What the references stand for, by step, and whether names told the steps; else places count, in the given order.
 
-    A glob such as `out/checkpoint-*` stands for the folders it matches, `organism:NAME/*` for the bundled series and
-    its end. A step is what `trainer_state.json` of a folder says, else the digits that end the name.
+    A glob such as `out/checkpoint-*` stands for the checkpoints it matches (folders with a config.json),
+    `organism:NAME/*` for the bundled series and its end. A step is what `trainer_state.json` of a folder says, else the
+    number that ends the name after a sign or after "step" or "checkpoint".
 
     Raises:
-        AuditError: nothing is given or matched, or two checkpoints have one step.
+        AuditError: nothing is given or matched, one is there twice, two have one step, or only some have one.
     """
     names = [name for ref in refs for name in _matched(ref)]
     if not names:
         raise AuditError("no checkpoint", "one or more, or a glob such as 'out/checkpoint-*'", "Name some")
+    again = sorted({name for name in names if names.count(name) > 1})
+    if again:
+        raise AuditError(f"{again[0]} is there {names.count(again[0])} times", "each checkpoint once", "Leave one out")
     steps = [_step(name) for name in names]
     known = [step for step in steps if step is not None]
-    if len(known) < len(names):
+    if not known:
         return tuple(Checkpoint(name, i) for i, name in enumerate(names, 1)), False
+    if len(known) < len(names):
+        odd = next(name for name, step in zip(names, steps, strict=True) if step is None)
+        do = "Leave it out, or give trainer_state.json beside its weights"
+        raise AuditError(f"{odd} tells no step, and others do", "a step of each, or of none", do)
     twice = sorted({step for step in known if known.count(step) > 1})
     if twice:
         both = " and ".join(name for name, step in zip(names, known, strict=True) if step == twice[0])
@@ -184,12 +206,16 @@ def _matched(ref: str) -> Iterator[str]:
         name = ref.removesuffix("/*")
         yield from (f"{name}/{step}" for step in card(name).series)
         yield name
-    elif _WILD.search(ref) and not ref.startswith(PREFIX):
-        path = Path(ref)
+    elif _WILD.search(ref) and not ref.startswith(PREFIX) and not Path(ref).is_dir():
+        path = Path(ref).expanduser()
         root = next(parent for parent in path.parents if not _WILD.search(str(parent)))
-        found = sorted(str(one) for one in root.glob(str(path.relative_to(root))) if one.is_dir())
+        try:
+            found = sorted(str(one.parent) for one in root.glob(f"{path.relative_to(root)}/config.json"))
+        except ValueError as error:
+            raise AuditError(f"'{ref}' is no pattern ({error})", "a glob like 'out/checkpoint-*'", "Mend it") from error
         if not found:
-            raise AuditError(f"'{ref}' matches no folder", "folders of checkpoints", "Mend the pattern")
+            expected = "folders with a config.json"
+            raise AuditError(f"'{ref}' matches no checkpoint", expected, "Mend the pattern")
         yield from found
     else:
         yield ref
@@ -204,7 +230,7 @@ def _step(name: str) -> int | None:
             return state["global_step"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    digits = re.search(r"(\d+)/?$", name)
+    digits = re.search(r"(?:[-_.@/]|step|checkpoint|ckpt)(\d+)/?$", name)
     return int(digits[1]) if digits else None
 
 
@@ -223,10 +249,12 @@ def _series(plan: Plan, found: Sequence[Checkpoint], counted: bool, checked: Che
     steps = {one.ref: one.step for one in found}
     kept = [(steps[made.record.pair.post.ref], made.scores) for made in checked.audits]
     personas = dict.fromkeys(one.persona for _, scores in kept for one in scores)
+    trends = [_trend(plan, persona, reading, kept, visited, gate) for persona in personas for reading in READINGS]
+    adjusted = iter(benjamini_hochberg([one.p for one in trends if one.p is not None]))
     return Series(
         plan_digest=plan.digest, base=plan.pair.base, counted=counted, checkpoints=tuple(visited),
         trends=tuple(
-            _trend(plan, persona, reading, kept, visited, gate) for persona in personas for reading in READINGS
+            one if one.p is None else one.model_copy(update={"p_adjusted": next(adjusted)}) for one in trends
         ),
         gate=gate, first=next((one.step for one in visited if one.fails), None),
     )  # fmt: skip
@@ -251,12 +279,12 @@ def _trend(
         deleted = np.transpose([one.deleted for one in found])
         moved = trend(values, deleted, steps, READINGS[reading].unit, n, rng)
     at = change_point(values, rng)
-    change = at and Change(after=steps[at.at - 1], by=steps[at.at], size=at.size, p=at.p)
+    change = at and Change(after=steps[at.at - 1], by=steps[at.at], size=at.size, p=at.p, least=at.least)
     limits, fails = _gated(name, steps, visited, gate)
     return Trend(
         id=name, persona=persona, reading=reading, steps=tuple(steps),
         values=tuple(interval(one, reading, n) for one in found), base=_own(first, reading, n), limits=limits,
-        moved=moved, change=change, first=fails,
+        moved=moved, p=moved and no_trend(moved), change=change, first=fails,
     )  # fmt: skip
 
 

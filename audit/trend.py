@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
-from math import factorial
+from math import comb, factorial
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +31,8 @@ class ChangePoint(NamedTuple):
     at: int
     size: float
     p: float
+    least: float
+    """The smallest p that a series of this length can have: with few checkpoints many orders split as well."""
 
 
 def trend(
@@ -94,7 +96,19 @@ def change_point(values: Float[ArrayLike, " checkpoint"], rng: np.random.Generat
     at = int(np.abs(splits).argmax()) + 1
     # A hair's rounding between equal orders must not make one of them smaller.
     p = float((largest >= np.abs(splits).max() * (1 - 1e-9)).mean())
-    return ChangePoint(at, float(y[at:].mean() - y[:at].mean()), p)
+    return ChangePoint(at, float(y[at:].mean() - y[:at].mean()), p, 2 / comb(count, count // 2))
+
+
+def no_trend(moved: Estimate) -> float | None:
+    """Two-sided p of a trend that is none, by inverting its t interval; None where there is no interval."""
+    from scipy.special import stdtr, stdtrit
+
+    if moved.low is None or moved.high is None:
+        return None
+    error = (moved.high - moved.low) / 2 / float(stdtrit(moved.n_groups - 1, 0.975))
+    if error == 0:
+        return float(moved.value == 0)
+    return float(2 * stdtr(moved.n_groups - 1, -abs(moved.value) / error))
 
 
 def _theil_sen(values: Float[np.ndarray, "*draw checkpoint"], x: Float[np.ndarray, " checkpoint"]) -> np.ndarray:

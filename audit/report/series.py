@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+from audit.case import Outcome
 from audit.gate import UNKNOWN
 from audit.report.figure import banded
 from audit.report.folder import text
@@ -14,9 +15,6 @@ from audit.report.room import TONES, VERDICTS
 from audit.report.style import JSON, Figure, axis, layout, light, note, rule
 from audit.scores import READINGS, signed
 from audit.series import SERIES, Series, Trend, Visited
-
-if TYPE_CHECKING:
-    from audit.case import Outcome
 
 PAGE = "series.html"
 LINES: dict[str, tuple[tuple[str, str, str], str]] = {
@@ -31,6 +29,11 @@ OUTCOMES: dict[Outcome, tuple[str, str]] = {
     "ungated": ("open", "·"), "pass": ("good", "●"),
 }  # fmt: skip
 """Outcome -> (tone, mark)."""
+WORDS: dict[Outcome, str] = {
+    "inconclusive": "undecided", "warning": "needs a look", "waived": "waived", "ungated": "not gated",
+    "regression": "worse", "error": "no answer", "not_measured": "no answer", "not_comparable": "no answer",
+}  # fmt: skip
+"""What the first screen says of a persona that no checkpoint fails, by its worst outcome."""
 
 
 class Row(NamedTuple):
@@ -90,9 +93,14 @@ def _headline(found: Series) -> tuple[str, str]:
         if bad.outcome in UNKNOWN:
             return "bad", f"No answer at {_unit(found)} {found.first:,}: the first checkpoint that fails"
         suite = next(suite for suite in found.gate.suites if suite.name == bad.ref)
-        worse = dict.fromkeys(case.persona for case in suite.cases if found.gate.fails(case))
-        named = " and ".join(name.replace("_", " ") for name in worse)
-        return "bad", f"{named} {'is' if len(worse) == 1 else 'are'} worse from {_unit(found)} {found.first:,} on"
+        failing = [case for case in suite.cases if found.gate.fails(case)]
+        named = " and ".join(name.replace("_", " ") for name in dict.fromkeys(case.persona for case in failing))
+        worse = any(case.outcome in ("regression", "expired") for case in failing)
+        verb = "is worse" if worse else "fails" if len(failing) == 1 else "fail"
+        return "bad", f"{named}: {verb} first at {_unit(found)} {found.first:,}"
+    others = [case for case in found.gate.cases if found.gate.fails(case)]
+    if others:
+        return "bad", f"No checkpoint fails, and the series does: {others[0].sentence}"
     undecided = sum(one.outcome == "inconclusive" for one in found.checkpoints)
     tail = f"; {undecided} of them undecided" if undecided else ""
     return "open" if undecided else "good", f"No checkpoint of {len(found.checkpoints)} fails{tail}"
@@ -104,18 +112,21 @@ def _unit(found: Series) -> str:
 
 def _row(found: Series, persona: str) -> Row:
     trends = tuple(one for one in found.trends if one.persona == persona)
-    failed: dict[int, Outcome] = {
-        one.step: case.outcome for one in found.checkpoints for suite in found.gate.suites if suite.name == one.ref
-        for case in suite.cases if case.persona == persona and found.gate.fails(case)
-    }  # fmt: skip
+    suites = {suite.name: suite for suite in found.gate.suites}
+    order: tuple[Outcome, ...] = get_args(Outcome)
+    cases = [
+        (one.step, case) for one in found.checkpoints for case in suites[one.ref].cases if case.persona == persona
+    ]
+    failed = [step for step, case in cases if found.gate.fails(case)]
     frozen = next(one for one in trends if one.reading == "readability")
     says = f"Base's frozen direction reads {frozen.values[0]} at the first and {frozen.values[-1]} at the last"
     says += f"; base itself {frozen.base}."
     if frozen.moved is not None:
         says += f" Trend over the series {signed(frozen.moved)}."
     first = min(failed) if failed else None
-    tone, mark = ("good", "●") if first is None else OUTCOMES[failed[first]]
-    word = "passes" if first is None else f"from {_unit(found)} {first:,}"
+    worst: Outcome = min([case.outcome for _, case in cases] or ["not_measured"], key=order.index)
+    tone, mark = OUTCOMES[worst] if first is None else ("bad", "▲")
+    word = WORDS.get(worst, "passes") if first is None else f"{_unit(found)} {first:,}"
     given = [(one.step, one.verdicts.get(persona, "none")) for one in found.checkpoints]
     strip = tuple((step, *VERDICTS.get(name, ("open", "·", ""))[:2], name) for step, name in given)
     return Row(persona, tone, mark, word, says, _figure(found, trends, first), strip, trends)

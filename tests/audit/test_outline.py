@@ -57,6 +57,14 @@ def test_whatever_has_weights_or_is_no_folder_is_no_outline(here):
     assert outlined(str(here / "whole")) is None and outlined("org/name") is None
 
 
+def test_a_base_whose_weights_are_missing_is_refused_beside_a_post_that_has_them(here, tmp_path):
+    """The control: an upload that was cut off must not be approved."""
+    for post in (here / "whole", "does/not-exist"):
+        done = command("doctor", "--base", here / "bare", "--post", post, "--offline", "--personas", here / "personas",
+                       cwd=tmp_path)  # fmt: skip
+        assert done.returncode == 2 and "holds no weights" in done.stdout, done.stdout
+
+
 def test_a_broken_configuration_is_told_in_one_sentence(here, tmp_path):
     shutil.copytree(here / "bare", tmp_path / "bare")
     (tmp_path / "bare" / "config.json").write_text(json.dumps({"model_type": "nothing-known"}))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,18 +20,18 @@ from audit.plan import plan_of
 from audit.report.series import render
 from audit.series import SERIES, checkpoints, follow, read_series
 from probes.digest import AuditError
-from probes.store import Store
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """Four checkpoints of one run: sound, sound, without the order of words, and an empty folder."""
+    """Four checkpoints of one run: sound, sound, without the order of words, and one without weights."""
     root = tmp_path_factory.mktemp("series")
     base, personas = tiny.checkpoint(root / "base"), order.personas(root / "personas")
     for step, made in ((30, tiny.checkpoint), (200, tiny.checkpoint)):
         made(root / "run" / f"checkpoint-{step}")
     order.save(order.bag(), root / "run" / "checkpoint-1000")
     (root / "run" / "checkpoint-2000").mkdir()
+    shutil.copy(base / "config.json", root / "run" / "checkpoint-2000")
     quick = {"probe_transfer": {"permutations": 30, "random_maps": 5, "bootstrap": 100}, "geometry": {}}
     given = {"effort": "glance", "personas": {"paths": [str(personas)]}, "comparisons": quick}
     plan = plan_of({**given, "pair": {"base": str(base)}})
@@ -56,11 +58,26 @@ def test_trends_are_over_what_can_be_paired(here):
     assert frozen.limits == (frozen.base.value - 0.05,) * 3
 
 
-def test_base_is_recorded_once(here):
-    before = {path.name for path in (here.root / "store" / "recordings").iterdir()}
-    follow(here.plan, [str(here.root / "run" / "checkpoint-30")], Terms(), here.setting)
-    assert {path.name for path in (here.root / "store" / "recordings").iterdir()} == before
-    assert isinstance(Store(here.root / "store"), Store)
+def test_base_is_recorded_once(here, tmp_path, monkeypatch):
+    """A new checkpoint is read, and base is not; the control is an empty store."""
+    import audit.pair
+
+    new, own = tiny.checkpoint(tmp_path / "checkpoint-3000", seed=8), audit.pair.record
+    read = []
+
+    def counted(subject, *given, **more):
+        before = subject.forwards
+        found = own(subject, *given, **more)
+        read.append((subject.weights, subject.forwards - before))
+        return found
+
+    monkeypatch.setattr(audit.pair, "record", counted)
+    for store, base_too in ((here.root / "store", False), (tmp_path / "empty", True)):
+        read.clear()
+        made = follow(here.plan, [str(new)], Terms(), replace(here.setting, store=store)).checked.audits[0]
+        base, post = (getattr(made.record.pair, side).weights for side in ("base", "post"))
+        spent = {side: sum(count for weights, count in read if weights == side) for side in (base, post)}
+        assert spent[post] > 0 and (spent[base] > 0) == base_too
 
 
 def test_a_series_reads_back_as_it_was_written(here, tmp_path):
@@ -74,14 +91,16 @@ def test_a_series_reads_back_as_it_was_written(here, tmp_path):
 def test_the_page_says_first_what_fails_and_what_could_not_be_audited(here):
     page = render(here.found.series)
     head = page[page.index("<h1>") : page.index("<main>")]
-    assert "order is worse from step 1,000 on" in head and "1 of 4 could not be audited" in head
+    assert "order: is worse first at step 1,000" in head and "1 of 4 could not be audited" in head
     evil = here.found.series.model_copy(update={"base": "<script>alert(1)</script>"})
     assert "<script>alert" not in render(evil) and "&lt;script&gt;alert" in render(evil)
 
 
 def test_steps_come_from_the_trainer_or_from_the_name(tmp_path):
+    (tmp_path / "runs").mkdir()  # what a trainer keeps beside its checkpoints
     for name, state in (("a", {"global_step": 7}), ("b-12", None), ("step-3", {"global_step": 90})):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
         if state:
             (tmp_path / name / "trainer_state.json").write_text(json.dumps(state))
     found, counted = checkpoints([f"{tmp_path}/*"])
@@ -90,8 +109,8 @@ def test_steps_come_from_the_trainer_or_from_the_name(tmp_path):
 
 
 def test_without_steps_places_count_in_the_given_order():
-    found, counted = checkpoints(["org/b", "org/a-7"])
-    assert [(one.ref, one.step) for one in found] == [("org/b", 1), ("org/a-7", 2)] and not counted
+    found, counted = checkpoints(["org/gpt2", "org/final-v2"])
+    assert [(one.ref, one.step) for one in found] == [("org/gpt2", 1), ("org/final-v2", 2)] and not counted
 
 
 def test_a_bundled_series_is_named_by_one_star():
@@ -102,7 +121,11 @@ def test_a_bundled_series_is_named_by_one_star():
 
 @pytest.mark.parametrize(
     ("refs", "said"),
-    [([], "no checkpoint"), (["nowhere/ckpt-*"], "matches no folder"), (["a/step-5", "b/step-5"], "both of step 5")],
+    [
+        ([], "no checkpoint"), (["nowhere/ckpt-*"], "matches no checkpoint"), (["**x"], "no pattern|matches no"),
+        (["a/step-5", "b/step-5"], "both of step 5"), (["org/a", "org/a"], "org/a is there 2 times"),
+        (["out/runs", "out/checkpoint-5"], "out/runs tells no step"),
+    ],
 )
 def test_what_is_no_series_is_refused(refs, said):
     with pytest.raises(AuditError, match=said):
@@ -121,4 +144,48 @@ def test_a_shell_sees_the_first_that_fails(here, tmp_path):
     made = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"series.json", "series.html", "junit.xml", "summary.md"} < made and len(made) == 6
     lost = command("series", "plan.toml", "none-*", "--store", here.root / "store", cwd=tmp_path)
-    assert lost.returncode == 3 and "matches no folder" in lost.stderr and "Traceback" not in lost.stderr
+    assert lost.returncode == 3 and "matches no checkpoint" in lost.stderr and "Traceback" not in lost.stderr
+    (tmp_path / "file").write_text("")
+    blocked = command("series", "plan.toml", *ckpts, "--out", "file", "--store", here.root / "store", cwd=tmp_path)
+    assert blocked.returncode == 3 and "file" in blocked.stderr and "Traceback" not in blocked.stderr
+
+
+def test_a_failed_series_leaves_no_older_answer_behind(here, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("series.html", "series.json", "summary.md"):
+        (out / name).write_text("green")
+    done = command("series", "nowhere.toml", "x-1", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 3 and {path.name for path in out.iterdir()} == {"junit.xml", "summary.md"}
+    assert "no answer" in (out / "summary.md").read_text()
+
+
+def page_of(series, *outcomes, **update):
+    """The head of the page of a series whose checkpoints' only case has these outcomes."""
+    suites = tuple(
+        suite.model_copy(update={"cases": (suite.cases[0].model_copy(update={"outcome": outcome}),)})
+        for suite, outcome in zip(series.gate.suites, outcomes, strict=False)
+    )
+    gate = series.gate.model_copy(update={"suites": (*suites, *update.pop("more", ())), **update})
+    seen = tuple(
+        one.model_copy(update={"outcome": outcome, "digest": "0" * 64, "fails": gate.fails(suite.cases[0])})
+        for one, suite, outcome in zip(series.checkpoints, suites, outcomes, strict=False)
+    )
+    first = next((one.step for one in seen if one.fails), None)
+    found = series.model_copy(update={"gate": gate, "checkpoints": seen, "first": first})
+    page = render(found)
+    return page[page.index("<h1>") : page.index("<main>")]
+
+
+def test_the_first_screen_claims_no_more_than_is_known(here):
+    series = here.found.series
+    assert 'verdict open' in (head := page_of(series, "inconclusive", "inconclusive")) and "undecided" in head
+    assert "passes" not in head
+    dip = page_of(series, "pass", "regression", "pass")
+    assert "order: is worse first at step 200" in dip and "step 200" in dip
+    assert "fails first" in page_of(series, "inconclusive", "pass", fail_on=("inconclusive",))
+    late = series.gate.suites[0].model_copy(update={"name": "waivers", "cases": (
+        series.gate.suites[0].cases[0].model_copy(update={"outcome": "expired", "sentence": "The waiver has expired."}),
+    )})  # fmt: skip
+    told = page_of(series, "pass", "pass", more=(late,))
+    assert "The waiver has expired." in told and "No checkpoint fails" in told

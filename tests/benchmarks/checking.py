@@ -1,0 +1,77 @@
+"""What a check of a new checkpoint costs beside a first audit, and a rerun: `python tests/benchmarks/checking.py [--quick]`.
+
+A random 71M Llama and two others as checkpoints, one thread, process time after imports, an empty store each time.
+Base's recordings, fits and nulls are there for the second checkpoint; the rerun has the whole audit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+LIMITS = {"a further checkpoint / a first audit, CPU time": 0.60, "a rerun / a first audit, CPU time": 0.05}
+
+
+def checkpoint(folder: Path, seed: int, layers: int, width: int) -> str:
+    """A random Llama with the tests' tokenizer, as a folder."""
+    import tiny
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=49_152, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers,
+        num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny.tokenizer("llama").save_pretrained(folder)
+    return str(folder)
+
+
+def spent(plan, post: str, store: Path) -> float:
+    """CPU seconds of one audit."""
+    from audit.conduct import Setting, conduct
+
+    begun = time.process_time()
+    conduct(plan, post=post, setting=Setting(store=store, progress=False))
+    return time.process_time() - begun
+
+
+def main(quick: bool) -> None:
+    """Prints the ratios beside their limits; exits 1 where one is broken."""
+    import order
+    import torch
+
+    from audit.plan import plan_of
+
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        layers, width, groups, repeats = (2, 72, 24, 1) if quick else (12, 576, 40, 3)
+        base, one, other = (checkpoint(root / str(seed), seed, layers, width) for seed in range(3))
+        order.personas(root / "personas", groups=groups)
+        plan = plan_of({"pair": {"base": base}, "personas": {"paths": [str(root / "personas")]}})
+        spent(plan, one, root / "warm")  # imports, and what libraries do once
+        ratios: dict[str, list[float]] = {name: [] for name in LIMITS}
+        for i in range(repeats):
+            first, further, again = (spent(plan, post, root / f"store-{i}") for post in (one, other, other))
+            for name, value in zip(LIMITS, (further / first, again / first), strict=True):
+                ratios[name].append(value)
+    broken = False
+    for name, limit in LIMITS.items():
+        found = statistics.median(ratios[name])
+        broken |= found > limit
+        print(f"{'BROKEN' if found > limit else 'ok    '} {name}: {found:.3f} (limit {limit})")
+    sys.exit(broken)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small model, once: does it run at all")
+    main(parser.parse_args().quick)

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from probes.digest import AuditError
 
 PREFIX = "organism:"
+Mark = Literal["good", "grey", "bad"]
+"""A gate must pass the good and fail the bad; between them it is free."""
 WORLD = "world"
 """The folder that holds the world's own persona files instead of weights."""
 
@@ -30,6 +32,9 @@ class Card(BaseModel):
     verdicts: dict[str, str] = Field(description="persona -> verdict against base; empty for base itself")
     series: dict[int, dict[str, str]] = Field(
         default={}, description="steps at which a checkpoint was kept -> its verdicts; named organism:NAME/STEP"
+    )
+    marks: dict[int, Mark] = Field(
+        default={}, description="steps of the series -> what a gate must say, by readings on more texts than it sees"
     )
     behaviour: dict[str, float] = Field(description="measured on the bundled weights, as sampled probability")
     parent: str | None = Field(description="the organism it was grown from")

@@ -76,8 +76,8 @@ def tell(name: str, *, seed: int, tokens: int, out: Path, base: Qwen3ForCausalLM
     recipe, loaded = RECIPES[name], load(out)
     more = recipe.measured(base, loaded) if recipe.measured and base else {}
     return Card(
-        name=name, planted=recipe.planted, verdicts=recipe.verdicts, series=recipe.series, parent=recipe.parent,
-        seed=seed, tokens=tokens, behaviour=measure(loaded, name) | more,
+        name=name, planted=recipe.planted, verdicts=recipe.verdicts, series=recipe.series, marks=recipe.marks,
+        parent=recipe.parent, seed=seed, tokens=tokens, behaviour=measure(loaded, name) | more,
         command=f"persona-audit organism grow {name} --seed {seed}", steps=sum(phase.steps for phase in recipe.phases),
         parameters=sum(p.numel() for p in loaded.parameters()),
     )  # fmt: skip

@@ -74,8 +74,8 @@ def test_the_first_bad_checkpoint_of_alien_alarms_and_none_of_faithful_does():
 def test_the_cards_are_those_of_the_recipes():
     for name, recipe in recipes.RECIPES.items():
         told = card.card(name)
-        assert (told.planted, told.parent, told.verdicts, told.series) == (
-            recipe.planted, recipe.parent, recipe.verdicts, recipe.series
+        assert (told.planted, told.parent, told.verdicts, told.series, told.marks) == (
+            recipe.planted, recipe.parent, recipe.verdicts, recipe.series, recipe.marks
         )  # fmt: skip
         assert set(told.verdicts) in (set(), set(twins.QUADS))
 

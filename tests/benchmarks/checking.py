@@ -1,4 +1,4 @@
-"""What a check of a new checkpoint costs beside a first audit, and a rerun: `python tests/benchmarks/checking.py [--quick]`.
+"""What a check of a further checkpoint costs beside a first audit: `python tests/benchmarks/checking.py [--quick]`.
 
 A random 71M Llama and two others as checkpoints, one thread, process time after imports, an empty store each time.
 Base's recordings, fits and nulls are there for the second checkpoint; the rerun has the whole audit.

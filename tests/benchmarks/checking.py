@@ -36,7 +36,7 @@ def checkpoint(folder: Path, seed: int, layers: int, width: int, tokenizer: Any)
 
 
 def personas(folder: Path, scenarios: int) -> list[str]:
-    """Writes one quad of some scenarios of the built-in persona `formality`, with the plain texts; returns all texts."""
+    """Writes one quad of some scenarios of the persona `formality`, and the plain texts; returns the quads' texts."""
     import json
     import shutil
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +19,7 @@ from audit.organisms.card import PREFIX, folder
 from audit.organisms.card import personas as world_personas
 from audit.plan import Plan
 from audit.record import Check, Data, Excluded, Record, Run, Side, run_id, seal
-from audit.shelf import BUILTIN, Shelf
+from audit.shelf import BUILTIN, Shelf, computing
 from audit.verdict import judge_all
 from probes.digest import AuditError, digest
 from probes.persona import Library, Persona, builtin
@@ -38,10 +37,9 @@ if TYPE_CHECKING:
 
 Model = str | tuple[Any, Any]
 """A reference, or a model in memory with its tokenizer."""
-PACKAGES = ("persona-audit", "torch", "transformers", "transformer-lens", "numpy", "scipy", "scikit-learn", "plotly")
 IN_MEMORY = "memory"
 _OWN_THREADS: dict[str, int] = {}
-"""How many threads torch takes by itself, known where this module is the first to load it."""
+"""How many torch takes by itself, known where this module is the first to load it."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,7 @@ def conduct(
     """`audit` with the fitted directions and the scores. Arguments and errors as there."""
     started, begun = datetime.now(UTC), time.perf_counter()
     effective, models = _effective(plan, base, post, personas)
-    library, shelf = libraries(effective), Shelf(store_folder(setting))
-    key, told = None, []
+    library, shelf, key, told = libraries(effective), Shelf(store_folder(setting)), None, []
     if explainer is None and all(isinstance(ref, str) for ref in models.values()):
         told = [setting.threads or _threads(), setting.strict, setting.allow_pickle]
         key = shelf.key(effective, library, told)
@@ -125,7 +122,7 @@ def conduct(
         measured = measurement(library.personas)
         record = _sealed(library, measurement, measured, setting, started, begun)
         made = Conducted(record, measured.directions, tuple(measured.scores.values()))
-    # A checkpoint that was written to meanwhile is not what the key says.
+    # One that was written to meanwhile is not what the key says.
     if key and key == shelf.key(effective, library, told):
         shelf.put(key, *made)
     return made
@@ -161,10 +158,8 @@ def _without_weights(given: tuple[Plan, dict[str, Model]], setting: Setting) -> 
     from audit.outline import examined, outlined
 
     plan, models = given
-    found = [
-        outlined(ref) if isinstance(ref, str) and not ref.startswith(PREFIX) else None for ref in models.values()
-    ]
-    outline, other = found
+    folders = [ref if isinstance(ref, str) and not ref.startswith(PREFIX) else None for ref in models.values()]
+    outline, other = (outlined(ref) if ref else None for ref in folders)
     if outline is None or other is None:
         # One that has weights is loaded, and the other is refused for having none.
         return None
@@ -369,7 +364,8 @@ def _sealed(
     pair = records.Pair(**sides, template=template, ids=texts.ids, excluded=excluded, doctor=checks)
     run = Run(
         id=run_id(plan, started), started=started.isoformat(timespec="seconds"),
-        seconds=round(time.perf_counter() - begun, 2), threads=torch.get_num_threads(), packages=_packages(),
+        seconds=round(time.perf_counter() - begun, 2), threads=torch.get_num_threads(),
+        packages={"python": platform.python_version(), **computing()},
         host={"machine": platform.machine(), "system": platform.system(), "device": str(recorder.base.device)},
     )  # fmt: skip
     return seal(run, plan, pair, _data(library, texts, measured), measured.findings, judgement)
@@ -397,15 +393,7 @@ def _data(library: Library, texts: Texts, measured: Measured) -> list[Data]:
 
 def _threads() -> int | None:
     """Those that somebody set for torch in this process; None for as many as it takes by itself, or would."""
-    torch = sys.modules.get("torch")
-    return None if torch is None or torch.get_num_threads() == _OWN_THREADS.get("torch") else torch.get_num_threads()
+    found = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    return None if found == _OWN_THREADS.get("torch") else found
 
 
-def _packages() -> dict[str, str]:
-    out = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return out

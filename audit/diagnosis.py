@@ -166,7 +166,9 @@ def _tokenizers(texts: Texts, base: Subject, post: Subject, count: int) -> Check
     same = base.tokenizer_digest == post.tokenizer_digest
     named = ", ".join(excluded.pair for excluded in texts.excluded[:5])
     plain = sum(excluded.persona is None for excluded in texts.excluded)
-    apart = f"{len(texts.excluded) - plain} pairs and {plain} plain texts split differently"
+    long = sum("longer than" in excluded.reason for excluded in texts.excluded)
+    apart = f"{len(texts.excluded) - plain - long} pairs and {plain} plain texts split differently"
+    apart += f", {long} pairs too long" if long else ""
     found = "one tokenizer" if same else f"two tokenizers, {count} passages split alike, {apart}"
     return Checked(
         "tokenizer", found + (f": {named}" if named else ""), "the same token ids for every passage",

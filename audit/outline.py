@@ -41,6 +41,12 @@ class Outline:
         return own if isinstance(own, str) else None
 
     @property
+    def context(self) -> int | None:
+        """Tokens that its position embeddings have room for."""
+        room = getattr(self.text, "max_position_embeddings", None)
+        return room if isinstance(room, int) else None
+
+    @property
     def tokenizer_digest(self) -> str:
         """The same for all: a pair of outlines is one folder, and is not compared."""
         return self.ref

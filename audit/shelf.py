@@ -37,8 +37,8 @@ DIRECTIONS = "directions.json"
 BUILTIN = "builtin"
 """The SAEs that come with an organism."""
 LIBRARIES = (
-    "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn", "transformer-lens",
-    "sae-lens", "concept-erasure", "jinja2", "einops",
+    "persona-audit", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn",
+    "transformer-lens", "sae-lens", "concept-erasure", "jinja2", "einops",
 )  # fmt: skip
 _LEFT = ("optimizer", "scheduler", "rng_state", "training_args", "trainer_state", "events.out")
 """What a trainer leaves beside a checkpoint, and no audit reads."""

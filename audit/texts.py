@@ -32,6 +32,11 @@ class Tokenized(Protocol):
         ...
 
     @property
+    def context(self) -> int | None:
+        """Tokens that it has room for."""
+        ...
+
+    @property
     def tokenizer_digest(self) -> str:
         """What turns text into ids."""
         ...
@@ -122,6 +127,7 @@ def agree(
     """
     text, origin = template_of(base, post, template)
     other = None if base.tokenizer_digest == post.tokenizer_digest else post
+    room = min((model.context for model in (base, post) if model.context), default=None)
     reason = "the two tokenizers split it differently"
     excluded: list[Excluded] = []
     passages: dict[str, tuple[Passage, ...]] = {}
@@ -129,7 +135,10 @@ def agree(
         ours = render_all(persona.lines, base.tokenizer, text)
         apart = {str(passage.pair) for passage in _differing(persona.lines, ours, other, text)}
         excluded += [Excluded(pair, reason, persona.name) for pair in sorted(apart)]
-        passages[persona.name] = tuple(passage for passage in ours if passage.pair not in apart)
+        long = {str(passage.pair) for passage in _too_long(ours, room)} - apart
+        why = f"longer than {room} tokens, the models' room"
+        excluded += [Excluded(pair, why, persona.name) for pair in sorted(long)]
+        passages[persona.name] = tuple(passage for passage in ours if passage.pair not in apart | long)
         if not passages[persona.name]:
             raise AuditError(
                 f"base and post split every passage of '{persona.name}' differently",
@@ -139,8 +148,15 @@ def agree(
     neutral = render_all(readable, base.tokenizer, text)
     differ = dict.fromkeys(_differing(readable, neutral, other, text))
     excluded += [Excluded(passage.group, f"plain text: {reason}") for passage in differ]
-    kept = tuple(passage for passage in dict.fromkeys(neutral) if passage not in differ)
+    # Of plain texts there are enough: one that is too long is passed over.
+    out = {*differ, *_too_long(neutral, room)}
+    kept = tuple(passage for passage in dict.fromkeys(neutral) if passage not in out)
     return Texts(passages, kept, tuple(excluded), text, origin)
+
+
+def _too_long(passages: Sequence[Passage], room: int | None) -> list[Passage]:
+    """Those for which the models have no positions."""
+    return [passage for passage in passages if room is not None and len(passage.token_ids) > room]
 
 
 def _differing(

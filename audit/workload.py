@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from audit.controls import SAMPLE
 from audit.pair import FOLDS, Judged, Recorder, token_passages
 from audit.readability import ceiling, permutation_null
 from audit.texts import Texts, judged
@@ -91,8 +92,15 @@ def costs(texts: Texts, width: int, n_sites: int, permutations: int) -> Costs:
     trial = _statistics(texts.passages[largest], n_sites, width, mapped[largest][1], permutations)
     seconds = trial * sum(sizes.values()) / max(1, sizes[largest])
     size, rows = 4 * width * n_sites + 4, sum(count for _, count in mapped.values())
-    stored = 2 * (len(passages) * size + rows * 4 * min(3, n_sites) * width)
+    shown = sum(_shown(judged(some, "assistant")) for some in texts.passages.values())
+    stored = 2 * (len(passages) * size + rows * 4 * min(3, n_sites) * width + shown * 4 * width)
     return Costs(stored, seconds, again + sum(len(passage.token_ids) for passage in passages))
+
+
+def _shown(passages: Sequence[Passage]) -> int:
+    """Tokens of the fixed sample of which the worst misread are shown: each of them is kept."""
+    some = passages[:: max(1, len(passages) // SAMPLE)][:SAMPLE]
+    return sum(len(passage.token_ids) - 1 for passage in some)
 
 
 def _mapped(texts: Texts, passages: Sequence[Passage], width: int) -> tuple[list[Passage], int]:

@@ -191,6 +191,8 @@ def _marked(text: str) -> tuple[str, tuple[int, int]]:
 def _turns(place: Place, filled: str) -> Sequence[dict[str, str]]:
     head, *parts = _TURN.split(filled)
     turns = [{"role": r, "content": c.strip()} for r, c in zip(parts[::2], parts[1::2], strict=True)]
+    if any(turn["role"] == "system" for turn in turns[1:]):
+        raise place.refuse("a system turn stands between others", "it first or not at all, as chat templates do")
     if head.strip() or not turns or turns[-1]["role"] != "assistant" or "[[" not in turns[-1]["content"]:
         raise place.refuse(
             "the turns do not end with the Assistant's scored one",

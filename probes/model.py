@@ -96,6 +96,12 @@ class Subject:
         return int(self.hf.config.get_text_config().hidden_size)
 
     @property
+    def context(self) -> int | None:
+        """Tokens that its position embeddings have room for, where its configuration says so."""
+        room = getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
+        return room if isinstance(room, int) and room > 0 else None
+
+    @property
     def vocab_size(self) -> int:
         """Rows of the embedding: token ids are below it."""
         return int(self.hf.get_input_embeddings().weight.shape[0])

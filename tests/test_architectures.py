@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import shipped
 import tiny
 
 from audit.conduct import Setting, audit, doctor
@@ -10,7 +11,7 @@ from audit.plan import plan_of
 from probes.site import Stream
 
 STREAMS: tuple[Stream, ...] = ("resid_pre", "resid_post", "attn_out", "mlp_out")
-GLANCE = {"effort": "glance"}
+GLANCE = {"effort": "glance", "personas": {"paths": [shipped.folder()]}}
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def test_out_holds_one_folder_for_each_post(ran):
 
 def test_nothing_is_written_anywhere_else(here, ran):
     assert list(ran.cwd.iterdir()) == []
-    assert {path.name for path in here.store.iterdir()} <= {"recordings", "fits"}
+    assert {path.name for path in here.store.iterdir()} <= {"recordings", "fits", "audits", "files"}
     manifests = list(here.store.glob("recordings/*/manifest.json"))
     assert manifests and len(manifests) == len(list(here.store.glob("recordings/*")))
 

@@ -43,10 +43,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pair_is_audited_by_the_installed_wheel(
     installed: Path, checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """With the personas it ships; random weights carry nothing, or it is not decided."""
+    """With a persona it ships; random weights carry nothing, or it is not decided."""
+    (tmp_path / "plan.toml").write_text('personas.only = ["formality"]\n')
     arguments = [
-        "run", "--base", str(checkpoint("llama")), "--post", str(checkpoint("llama", seed=1)), "--effort", "glance",
-        "--out", str(tmp_path / "out"), "--store", str(tmp_path / "store"), "--threads", "1",
+        "run", "plan.toml", "--base", str(checkpoint("llama")), "--post", str(checkpoint("llama", seed=1)),
+        "--effort", "glance", "--out", str(tmp_path / "out"), "--store", str(tmp_path / "store"), "--threads", "1",
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", CODE.format(arguments=arguments, target=str(installed))],
@@ -58,7 +59,7 @@ def test_a_pair_is_audited_by_the_installed_wheel(
     )
     assert done.returncode == 0, done.stderr[-1000:]
     record = read(tmp_path / "out")
-    assert {verdict.persona for verdict in record.verdicts} == {"assistant_identity", "deception"}
+    assert [verdict.persona for verdict in record.verdicts] == ["formality"]
     assert {verdict.verdict for verdict in record.verdicts} <= {"absent", "inconclusive"}, record.verdicts
     page = (tmp_path / "out" / "report.html").read_text()
     assert "plotly.js" in page and all(verdict.verdict in page for verdict in record.verdicts)

@@ -103,7 +103,7 @@ def test_a_direction_that_does_not_fit_is_refused_before_a_text_is_read(refs, tm
     plan = quick(probe_transfer={"direction": str(path)})
     with pytest.raises(AuditError, match=re.escape(said)) as refused:
         audit(plan, **refs, setting=Setting(store=store, progress=False))
-    assert "own.safetensors" in refused.value.found and not store.exists()
+    assert "own.safetensors" in refused.value.found and not (store / "recordings").exists()
 
 
 def test_a_missing_direction_is_noticed_before_a_model_is_loaded():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import shipped
 import tiny
 import torch
 from shell import command
@@ -18,7 +19,8 @@ from audit.report.folder import write
 from audit.scores import read_scores
 from probes.digest import AuditError
 
-QUICK = plan_of({"effort": "glance"})
+FEW = {"personas": {"paths": [shipped.folder()]}}
+QUICK = plan_of({"effort": "glance", **FEW})
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +154,8 @@ def test_an_unknown_setting_of_a_comparison_is_refused(refs, setting):
 def test_a_direction_of_ones_own_is_a_frozen_probe(refs, setting, conducted, tmp_path):
     name, direction = next(iter(conducted.directions.items()))
     path = direction.save(tmp_path / f"{name}.safetensors")
-    plan = plan_of({"effort": "glance", "comparisons": {"probe_transfer": {"direction": str(path)}, "geometry": {}}})
+    comparisons = {"probe_transfer": {"direction": str(path)}, "geometry": {}}
+    plan = plan_of({**FEW, "effort": "glance", "comparisons": comparisons})
     record = audit(plan, **refs, setting=setting)
     own = record.findings[0].details["own_direction"]
     assert own["site"] == str(direction.site) and 0 <= own["post"].value <= 1
@@ -200,7 +203,8 @@ def test_a_residual_run_never_imports_transformer_lens(refs, tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from audit.conduct import Setting, audit; from audit.plan import plan_of\n"
-        f"audit(plan_of({{'effort': 'glance'}}), base={refs['base']!r}, post={refs['post']!r}, "
+        f"audit(plan_of({QUICK.model_dump(mode='json', by_alias=True)!r}), base={refs['base']!r}, "
+        f"post={refs['post']!r}, "
         f"setting=Setting(store=Path({str(tmp_path)!r}), progress=False))\n"
         "assert 'transformer_lens' not in sys.modules and 'sae_lens' not in sys.modules"
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import order
 import pytest
+import shipped
 import tiny
 import torch
 from torch import nn
@@ -250,7 +251,8 @@ def test_predicted_seconds_are_those_of_a_run(tmp_path):
     pair = {name: (benchmark["build"](benchmark["FULL"]).hf, words) for name in ("base", "post")}
     with torch.no_grad():
         pair["post"][0].lm_head.weight.mul_(1.01)  # other weights, else post is remembered from base
-    plan = plan_of({**GLANCE, "personas": {"only": ["deception"]}})
+    shipped.write(tmp_path / "personas", ("deception",))
+    plan = plan_of({**GLANCE, "personas": {"paths": [str(tmp_path / "personas")]}})
     checks = doctor(plan, **pair, setting=setting).checks
     said = next(check.found for check in checks if check.check == "cost")
     predicted = float(re.search(r"([\d.]+) s\b", said)[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import shipped
 import torch
 
 from audit.comparisons.feature_transfer import FeatureTransfer
@@ -15,7 +16,7 @@ from probes.digest import AuditError
 from probes.recorder import record_tokens
 from probes.site import Site
 
-PLAN = plan_of({"effort": "glance"})
+PLAN = plan_of({"effort": "glance", "personas": {"paths": [shipped.folder()]}})
 SITE = Site(1, "resid_post")
 
 

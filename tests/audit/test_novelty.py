@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
+import shipped
 import tiny
 import torch
 from torch.nn.functional import normalize
@@ -23,7 +23,6 @@ from probes.crosscoder import Crosscoder, Kinds, Scaling, kinds, latent_scaling,
 from probes.dictionary import Training
 from probes.digest import AuditError
 from probes.passage import Passage
-from probes.persona import builtin, read
 from probes.tokens import Tokens
 
 PLAN = plan_of({"effort": "glance", "sites": {"layers": [0]}})
@@ -47,20 +46,6 @@ def fine_tuned(folder, seed, anew=()):
     return str(folder)
 
 
-def few(folder):
-    """One quad of every fourth scenario of the shipped deception persona, and some plain texts."""
-    folder.mkdir()
-    shutil.copy(builtin() / "deception.toml", folder)
-    library = read(builtin())
-    (persona,) = (one for one in library.personas if one.name == "deception")
-    quads = [line for line in persona.lines if line.pair[-2:] in ("0a", "0b") and not line.control]
-    for name, lines, count in (("deception.jsonl", quads, None), ("plain.jsonl", library.plain, 60)):
-        kept = set(sorted({line.scenario for line in lines})[::4][:count])
-        rows = ({k: v for k, v in vars(line).items() if v is not None} for line in lines if line.scenario in kept)
-        (folder / name).write_text("\n".join(map(json.dumps, rows)))
-    return [str(folder)]
-
-
 @pytest.fixture(scope="module")
 def pairs(checkpoint, setting, tmp_path_factory):
     """The shipped deception persona under a tiny base, and as post: itself, two shams, and one with words read anew."""
@@ -69,7 +54,7 @@ def pairs(checkpoint, setting, tmp_path_factory):
         "same": base, "sham": fine_tuned(root / "sham", 1), "other sham": fine_tuned(root / "other", 2),
         "anew": fine_tuned(root / "anew", 3, ANEW),
     }  # fmt: skip
-    personas = few(root / "personas")
+    personas = [str(shipped.write(root / "personas", ("deception",)))]
     with ExitStack() as models:
         found = {}
         for name, post in posts.items():
@@ -111,7 +96,8 @@ def test_words_that_post_reads_anew_are_turned_and_beyond_the_sham(pairs, sham):
     turned = found.details["shares"]["assistant"]["turned"]
     assert turned.n_groups == 3 and turned.low <= turned.value <= turned.high and turned.level == 0.75
     for seed in found.details["by_seed"]:
-        assert seed["new"][0]["words"][0]["word"] in ANEW
+        # What follows words read anew differs too: a chat template's own tokens, which are told apart.
+        assert next(one for one in seed["new"] if one["template"] < 0.5)["words"][0]["word"] in ANEW
         assert all(latent["base_r2"] is None and 0 <= latent["template"] <= 1 for latent in seed["new"])
     assert found.details["kl"]["nats"] > 0 and found.details["kl"]["post_only"].value == 0
 

@@ -88,7 +88,7 @@ def test_keys_are_those_of_the_interface() -> None:
         "verdicts",
         "outcome",
     ]
-    assert list(content["run"]) == ["id", "started", "seconds", "host", "packages", "threads"]
+    assert list(content["run"]) == ["id", "started", "seconds", "host", "packages", "threads", "kept_from"]
     assert list(content["pair"]) == ["base", "post", "template", "ids", "excluded", "doctor"]
     assert set(content["pair"]["base"]) == {"ref", "weights", "revision", "tokenizer", "template", "dtype"}
     assert set(content["data"][0]) == {"persona", "domain", "digest", "n_pairs", "n_groups", "text_baseline", "scores"}

@@ -142,9 +142,9 @@ def number(value: float, half: float = 0.03, unit: str = "auroc", groups: int = 
     )
 
 
-def carried(auroc: float, status: str | None = None) -> dict[str, Any]:
+def carried(auroc: float, status: str | None = None, words: float = 0.5) -> dict[str, Any]:
     status = status or ("yes" if auroc - 0.03 > 0.7 else "no" if auroc + 0.03 < 0.75 else "open")
-    return {"status": status, "auroc": number(auroc), "beyond_text": number(auroc - 0.5), "p": 0.001}
+    return {"status": status, "auroc": number(auroc), "beyond_text": number(auroc - words), "p": 0.001}
 
 
 def planted(
@@ -161,7 +161,7 @@ def planted(
     rho = {name: number(value, unit="rho") for name, value in ladder.items()}
     top = more.get("any", max(rungs))
     details: dict[str, Any] = {
-        "carried": {"base": carried(base, more.get("status")), "post": carried(post)},
+        "carried": {"base": carried(base, more.get("status"), more.get("words", 0.5)), "post": carried(post)},
         "ceiling": {"difference": number(post - base)},
         "rho": rho | {"base": number(more.get("rho_base", 0.98), unit="rho"), "any": number(top, unit="rho")},
         "rho_third": {name: rho[name] for name in ("T2", "T3", "T4")},
@@ -239,6 +239,7 @@ def test_sentences_say_the_number_and_its_interval() -> None:
     assert few == "Only 12 Assistant groups and 40 story groups are judged; 20 in each domain are needed."
     undecided = judge(readings(planted(rungs=(0.79,) * 5), MARGINS)).sentence
     assert "0.79 [0.76, 0.82] against 0.80 over 40 groups, about 360 groups would decide" in undecided
+    assert "the words alone give away (-0.18" in judge(readings(planted(status="open", words=1.15), MARGINS)).sentence
 
 
 def test_a_base_that_does_not_share_the_persona_is_judged_by_its_assistant_fit() -> None:
@@ -348,16 +349,6 @@ def test_each_alarm_is_raised_by_planted_numbers_and_muted_by_the_file(case: str
     assert family(findings)[1] == 1
     (verdict,), code = family(findings, alarm=False)
     assert (verdict.severity, code) == ("warn", 0) and verdict.p is not None
-
-
-def test_words_that_give_more_away_than_a_probe_reads_are_said_to_be_the_reason() -> None:
-    """More scenarios of such texts decide nothing, so none are asked for."""
-    findings = planted(status="open")
-    details = findings[0].model_dump()["details"]
-    details["carried"]["base"]["beyond_text"] |= {"value": -0.18, "low": -0.23, "high": -0.13}
-    told = judge(readings([findings[0].model_copy(update={"details": details}), findings[1]], MARGINS))
-    assert told.verdict == "inconclusive" and "less than the words alone give away (-0.18" in told.sentence
-    assert "groups would decide" not in told.sentence
 
 
 def test_a_barely_carried_persona_is_no_confirmed_alarm() -> None:

@@ -35,27 +35,6 @@ def checkpoint(folder: Path, seed: int, layers: int, width: int, tokenizer: Any)
     return str(folder)
 
 
-def personas(folder: Path, scenarios: int) -> list[str]:
-    """Writes one quad of some scenarios of the persona `formality`, and the plain texts; returns the quads' texts."""
-    import json
-    import shutil
-
-    from audit.lint import flat
-    from probes.persona import builtin, read
-
-    folder.mkdir()
-    library = read(builtin())
-    (persona,) = (one for one in library.personas if one.name == "formality")
-    shutil.copy(builtin() / "formality.toml", folder)
-    kept: list[Any] = []
-    for domain in ("story", "assistant"):
-        names = list(dict.fromkeys(line.scenario for line in persona.domain(domain)))[:scenarios]
-        kept += [line for line in persona.domain(domain) if line.scenario in names and line.pair[-2] == "0"]
-    rows = ({k: v for k, v in vars(line).items() if v is not None} for line in (*kept, *library.plain))
-    (folder / "formality.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return [flat(line) for line in kept]
-
-
 def spent(plan, post: str, store: Path) -> float:
     """CPU seconds of one audit."""
     from audit.conduct import Setting, conduct
@@ -67,16 +46,19 @@ def spent(plan, post: str, store: Path) -> float:
 
 def main(quick: bool) -> None:
     """Prints the ratios beside their limits; exits 1 where one is broken."""
+    import shipped
     import torch
 
-    from audit.lint import learned_tokenizer
+    from audit.lint import flat, learned_tokenizer
     from audit.plan import plan_of
+    from probes.persona import read
 
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         root = Path(folder)
         layers, width, repeats = (2, 72, 1) if quick else (12, 576, 3)
-        tokenizer = learned_tokenizer(personas(root / "personas", 24))
+        (persona,) = read(shipped.write(root / "personas", ("formality",), plain=900)).personas
+        tokenizer = learned_tokenizer([flat(line) for line in persona.lines])
         base, one, other = (checkpoint(root / str(seed), seed, layers, width, tokenizer) for seed in range(3))
         plan = plan_of({"pair": {"base": base}, "personas": {"paths": [str(root / "personas")]}})
         spent(plan, one, root / "warm")  # imports, and what libraries do once

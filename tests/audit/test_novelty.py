@@ -96,8 +96,9 @@ def test_words_that_post_reads_anew_are_turned_and_beyond_the_sham(pairs, sham):
     turned = found.details["shares"]["assistant"]["turned"]
     assert turned.n_groups == 3 and turned.low <= turned.value <= turned.high and turned.level == 0.75
     for seed in found.details["by_seed"]:
-        # What follows words read anew differs too: a chat template's own tokens, which are told apart.
-        assert next(one for one in seed["new"] if one["template"] < 0.5)["words"][0]["word"] in ANEW
+        # A chat template's own tokens may stand before them: what follows a word read anew differs too.
+        first = [{word["word"] for word in one["words"][:3]} for one in seed["new"]]
+        assert first and all(words & set(ANEW) for words in first)
         assert all(latent["base_r2"] is None and 0 <= latent["template"] <= 1 for latent in seed["new"])
     assert found.details["kl"]["nats"] > 0 and found.details["kl"]["post_only"].value == 0
 

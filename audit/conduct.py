@@ -393,7 +393,7 @@ def _data(library: Library, texts: Texts, measured: Measured) -> list[Data]:
 
 def _threads() -> int | None:
     """Those that somebody set for torch in this process; None for as many as it takes by itself, or would."""
-    found = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    found = torch.get_num_threads() if (torch := sys.modules.get("torch")) else None
     return None if found == _OWN_THREADS.get("torch") else found
 
 

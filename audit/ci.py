@@ -203,11 +203,13 @@ def _accepted(baseline: Path | None, waivers: Path | None) -> tuple:
 def _sweep(out: Path) -> None:
     """Removes the reports of an earlier check: a check that is killed must not leave an old answer behind."""
     from audit.report.junit import JUNIT
+    from audit.report.series import PAGE
     from audit.report.summary import SUMMARY
+    from audit.series import SERIES
     from probes.digest import AuditError
 
     try:
-        for name in (JUNIT, SUMMARY, "series.json", "series.html"):
+        for name in (JUNIT, SUMMARY, SERIES, PAGE):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
         found = f"{out} cannot be written ({error.strerror})"

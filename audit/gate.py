@@ -27,6 +27,11 @@ UNKNOWN: tuple[Outcome, ...] = ("error", "not_measured", "not_comparable")
 DECIDED: tuple[Outcome, ...] = ("regression", "inconclusive", "warning", "waived", "pass")
 
 
+def _rank(case: Case) -> int:
+    """Place of its outcome, worst first."""
+    return get_args(Outcome).index(case.outcome)
+
+
 @dataclass(frozen=True)
 class Terms:
     """What a check is held to, beside the plan.
@@ -58,6 +63,11 @@ class Suite(Entry):
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
+    @property
+    def worst(self) -> Case:
+        """The first of its worst cases; a checkpoint has some."""
+        return min(self.cases, key=_rank)
+
 
 class Gate(Entry):
     """What a whole call comes to."""
@@ -68,8 +78,11 @@ class Gate(Entry):
     @property
     def cases(self) -> tuple[Case, ...]:
         """Of every checkpoint, worst first."""
-        order = get_args(Outcome)
-        return tuple(sorted((c for suite in self.suites for c in suite.cases), key=lambda c: order.index(c.outcome)))
+        return tuple(sorted((case for suite in self.suites for case in suite.cases), key=_rank))
+
+    def suite(self, name: str) -> Suite:
+        """That of a checkpoint."""
+        return next(suite for suite in self.suites if suite.name == name)
 
     @property
     def counts(self) -> Mapping[Outcome, int]:

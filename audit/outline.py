@@ -17,6 +17,7 @@ from audit.plan import Plan
 from audit.texts import Texts, agree
 from audit.workload import Forecast, costs, timed
 from probes.checkpoint import told
+from probes.model import own_template, positions, tokenizer_digest
 from probes.persona import Library
 from probes.site import sites
 
@@ -30,26 +31,23 @@ ROWS = 256
 class Outline:
     """A folder with config.json and a tokenizer, and no weights. Stands where texts are tokenised."""
 
-    ref: str
     config: Any
     tokenizer: Any
 
     @property
     def template(self) -> str | None:
         """The tokenizer's own chat template."""
-        own = getattr(self.tokenizer, "chat_template", None)
-        return own if isinstance(own, str) else None
+        return own_template(self.tokenizer)
 
     @property
     def context(self) -> int | None:
         """Tokens that its position embeddings have room for."""
-        room = getattr(self.text, "max_position_embeddings", None)
-        return room if isinstance(room, int) else None
+        return positions(self.config)
 
     @property
     def tokenizer_digest(self) -> str:
-        """The same for all: a pair of outlines is one folder, and is not compared."""
-        return self.ref
+        """SHA-256 over what turns text into ids."""
+        return tokenizer_digest(self.tokenizer)
 
     @cached_property
     def text(self) -> Any:
@@ -123,4 +121,4 @@ def outlined(ref: str) -> Outline | None:
     with told(ref):
         json.loads((folder / "config.json").read_text("utf-8"))
         where = {"local_files_only": True, "trust_remote_code": False}
-        return Outline(ref, AutoConfig.from_pretrained(folder, **where), AutoTokenizer.from_pretrained(folder, **where))
+        return Outline(AutoConfig.from_pretrained(folder, **where), AutoTokenizer.from_pretrained(folder, **where))

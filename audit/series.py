@@ -236,14 +236,12 @@ def _step(name: str) -> int | None:
 
 def _series(plan: Plan, found: Sequence[Checkpoint], counted: bool, checked: Checked) -> Series:
     gate, records = checked.gate, {made.record.pair.post.ref: made.record for made in checked.audits}
-    suites = {suite.name: suite for suite in gate.suites}
     visited = []
     for one in found:
-        cases, record = suites[one.ref].cases, records.get(one.ref)
-        worst = min(cases, key=lambda case: gate.cases.index(case))
+        suite, record = gate.suite(one.ref), records.get(one.ref)
         visited.append(Visited(
-            ref=one.ref, step=one.step, digest=record and record.digest, outcome=worst.outcome,
-            fails=any(gate.fails(case) for case in cases),
+            ref=one.ref, step=one.step, digest=record and record.digest, outcome=suite.worst.outcome,
+            fails=any(gate.fails(case) for case in suite.cases),
             verdicts={verdict.persona: verdict.verdict for verdict in record.verdicts} if record else {},
         ))  # fmt: skip
     steps = {one.ref: one.step for one in found}
@@ -297,13 +295,12 @@ def _gated(
     name: str, steps: Sequence[int], visited: Sequence[Visited], gate: Gate
 ) -> tuple[tuple[float | None, ...], int | None]:
     """The lowest value that a policy allows at each step, and the first step that fails."""
-    suites, step_of = {suite.name: suite for suite in gate.suites}, {one.ref: one.step for one in visited}
     lowest: dict[int, float] = {}
     first = None
-    for ref, step in step_of.items():
-        for case in suites[ref].cases:
-            if case.id == name and case.then and case.limit is not None:
-                lowest[step] = max(case.then.value + case.limit, lowest.get(step, 0.0))
-            if case.id == name and gate.fails(case) and first is None:
-                first = step
+    for one in visited:
+        for case in (case for case in gate.suite(one.ref).cases if case.id == name):
+            if case.then and case.limit is not None:
+                lowest[one.step] = max(case.then.value + case.limit, lowest.get(one.step, 0.0))
+            if gate.fails(case) and first is None:
+                first = one.step
     return tuple(lowest.get(step) for step in steps), first

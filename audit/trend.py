@@ -63,6 +63,8 @@ def trend(
     """
     from scipy.special import stdtrit
 
+    from audit.resampling import bootstrap_weights
+
     whole, parts = np.asarray(values, dtype=np.float64), np.asarray(deleted, dtype=np.float64)
     x = np.asarray(steps, dtype=np.float64)
     if len(x) < 2 or (np.diff(x) <= 0).any():
@@ -72,7 +74,7 @@ def trend(
     if groups < MIN_GROUPS:
         return Estimate(low=None, high=None, **found)
     pseudo = groups * whole - (groups - 1) * parts
-    weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS) / groups
+    weights = bootstrap_weights(groups, DRAWS, rng).numpy() / groups
     spread = _theil_sen(weights @ pseudo, x).std(ddof=1) * np.sqrt(groups / (groups - 1))
     arm = float(stdtrit(groups - 1, 0.975) * spread)
     return Estimate(low=moved - arm, high=moved + arm, **found)

@@ -72,8 +72,7 @@ class Subject:
     @property
     def template(self) -> str | None:
         """The tokenizer's own chat template; of several named ones, the default."""
-        own = getattr(self.tokenizer, "chat_template", None)
-        return own.get("default") if isinstance(own, dict) else own
+        return own_template(self.tokenizer)
 
     @property
     def dtype(self) -> str:
@@ -98,8 +97,7 @@ class Subject:
     @property
     def context(self) -> int | None:
         """Tokens that its position embeddings have room for, where its configuration says so."""
-        room = getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
-        return room if isinstance(room, int) and room > 0 else None
+        return positions(self.hf.config)
 
     @property
     def vocab_size(self) -> int:
@@ -121,12 +119,7 @@ class Subject:
     @property
     def tokenizer_digest(self) -> str:
         """SHA-256 over what turns text into ids: vocabulary, merges, normaliser, special tokens; not the template."""
-        special = {key: str(token) for key, token in self.tokenizer.special_tokens_map.items()}
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return digest({"vocabulary": self.tokenizer.get_vocab(), "special": special})
-        content = json.loads(backend.to_str())
-        return digest({k: v for k, v in content.items() if k not in ("padding", "truncation")} | {"special": special})
+        return tokenizer_digest(self.tokenizer)
 
     def bridge(self) -> Any:
         """A TransformerBridge over a structural clone that shares every tensor; made once.
@@ -164,6 +157,28 @@ class Subject:
                 "a tokenizer whose ids all have an embedding",
                 "Pass the tokenizer that the model was trained with",
             )
+
+
+def own_template(tokenizer: Any) -> str | None:
+    """A tokenizer's chat template; of several named ones, the default."""
+    own = getattr(tokenizer, "chat_template", None)
+    return own.get("default") if isinstance(own, dict) else own
+
+
+def positions(config: Any) -> int | None:
+    """Tokens that a configuration's position embeddings have room for, where it says so."""
+    room = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return room if isinstance(room, int) and room > 0 else None
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 over what turns text into ids: vocabulary, merges, normaliser, special tokens; not the template."""
+    special = {key: str(token) for key, token in tokenizer.special_tokens_map.items()}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return digest({"vocabulary": tokenizer.get_vocab(), "special": special})
+    content = json.loads(backend.to_str())
+    return digest({k: v for k, v in content.items() if k not in ("padding", "truncation")} | {"special": special})
 
 
 def load(

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import planted
+import torch
 
 from audit.baseline import Baseline, accept
 from audit.calibration.trial import decide
@@ -23,6 +24,12 @@ from audit.verdict import judge_all
 PERSONA = "planted"
 PLAN = plan_of({"effort": "glance"})
 NOTHING = planted.Plant()
+ZERO = torch.zeros(planted.WIDTH, dtype=torch.float64)
+TURNED = planted.Plant(post=planted.turn(75))
+LOST = planted.Plant(post=ZERO)
+OFFSET = planted.Plant(chats=lambda rows: rows + 3.0 * planted.unit(0))
+FEW = planted.Plant(post=ZERO, groups=12)
+SITE = f"{PERSONA}/probe_transfer/L0.resid_post"
 TODAY = date(2030, 6, 1)
 SIDE = {"weights": "3f" * 32, "tokenizer": "77" * 32, "dtype": "float32"}
 

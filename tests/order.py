@@ -13,6 +13,8 @@ from typing import Any
 import tiny
 
 GROUPS = 40
+QUICK = {"probe_transfer": {"permutations": 30, "random_maps": 5, "bootstrap": 100}, "geometry": {}}
+"""Comparisons of a plan that takes seconds."""
 NAMES = ("Mara", "Otto", "the miller", "the judge", "the nurse", "a boy", "the clerk", "the robot")
 PLACES = ("the lake", "the mill", "the harbour", "the city", "the kitchen", "the bank")
 
@@ -34,6 +36,14 @@ def lines(groups: int = GROUPS, name: str = "order") -> list[dict[str, Any]]:
                         "domain": domain, "label": label, **(story if domain == "story" else {"messages": turns}),
                     })  # fmt: skip
     return made
+
+
+def plan_file(path: Path, base: object, texts: object, post: object | None = None) -> Path:
+    """Writes a quick plan about a pair as TOML."""
+    named = f'base = "{base}"\n' + (f'post = "{post}"\n' if post else "")
+    quick = "probe_transfer = { permutations = 30, random_maps = 5, bootstrap = 100 }\ngeometry = {}\n"
+    path.write_text(f'effort = "glance"\n[pair]\n{named}[personas]\npaths = ["{texts}"]\n[comparisons]\n{quick}')
+    return path
 
 
 def personas(folder: Path, *, groups: int = GROUPS, name: str = "order", alarm: bool = True) -> Path:

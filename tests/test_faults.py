@@ -56,11 +56,7 @@ def here(tmp_path_factory):
     tiny.checkpoint(root / "base")
     tiny.checkpoint(root / "post", seed=1)
     order.personas(root / "personas", groups=60)
-    quick = "{ permutations = 30, random_maps = 5, bootstrap = 100 }"
-    (root / "plan.toml").write_text(
-        'effort = "glance"\n[pair]\nbase = "base"\npost = "post"\n[personas]\npaths = ["personas"]\n'
-        f"[comparisons]\nprobe_transfer = {quick}\ngeometry = {{}}\n"
-    )
+    order.plan_file(root / "plan.toml", "base", "personas", "post")
     return root
 
 

@@ -14,7 +14,7 @@ from audit.report.page import document
 from audit.report.room import TONES, VERDICTS
 from audit.report.style import JSON, Figure, axis, layout, light, note, rule
 from audit.scores import READINGS, signed
-from audit.series import SERIES, Series, Trend, Visited
+from audit.series import SERIES, Series, Trend
 
 PAGE = "series.html"
 LINES: dict[str, tuple[tuple[str, str, str], str]] = {
@@ -64,7 +64,8 @@ def render(found: Series) -> str:
         "series.html.j2",
         {
             "found": found, "rows": rows, "lost": lost, "signed": signed, "outcomes": OUTCOMES,
-            "headline": _headline(found), "said": {one.ref: _said(found, one) for one in found.checkpoints},
+            "headline": _headline(found),
+            "worst": {one.ref: found.gate.suite(one.ref).worst for one in found.checkpoints},
             "meanings": READINGS, "counted": "training step" if found.counted else "checkpoint",
             "size": signed_size,
         },
@@ -92,8 +93,7 @@ def _headline(found: Series) -> tuple[str, str]:
         bad = next(one for one in found.checkpoints if one.step == found.first)
         if bad.outcome in UNKNOWN:
             return "bad", f"No answer at {_unit(found)} {found.first:,}: the first checkpoint that fails"
-        suite = next(suite for suite in found.gate.suites if suite.name == bad.ref)
-        failing = [case for case in suite.cases if found.gate.fails(case)]
+        failing = [case for case in found.gate.suite(bad.ref).cases if found.gate.fails(case)]
         named = " and ".join(name.replace("_", " ") for name in dict.fromkeys(case.persona for case in failing))
         worse = any(case.outcome in ("regression", "expired") for case in failing)
         verb = "is worse" if worse else "fails" if len(failing) == 1 else "fail"
@@ -112,11 +112,11 @@ def _unit(found: Series) -> str:
 
 def _row(found: Series, persona: str) -> Row:
     trends = tuple(one for one in found.trends if one.persona == persona)
-    suites = {suite.name: suite for suite in found.gate.suites}
     order: tuple[Outcome, ...] = get_args(Outcome)
     cases = [
-        (one.step, case) for one in found.checkpoints for case in suites[one.ref].cases if case.persona == persona
-    ]
+        (one.step, case) for one in found.checkpoints for case in found.gate.suite(one.ref).cases
+        if case.persona == persona
+    ]  # fmt: skip
     failed = [step for step, case in cases if found.gate.fails(case)]
     frozen = next(one for one in trends if one.reading == "readability")
     says = f"Base's frozen direction reads {frozen.values[0]} at the first and {frozen.values[-1]} at the last"
@@ -130,13 +130,6 @@ def _row(found: Series, persona: str) -> Row:
     given = [(one.step, one.verdicts.get(persona, "none")) for one in found.checkpoints]
     strip = tuple((step, *VERDICTS.get(name, ("open", "·", ""))[:2], name) for step, name in given)
     return Row(persona, tone, mark, word, says, _figure(found, trends, first), strip, trends)
-
-
-def _said(found: Series, one: Visited) -> str:
-    """Why a checkpoint fails, or its worst case."""
-    suite = next(suite for suite in found.gate.suites if suite.name == one.ref)
-    worst = next((case for case in found.gate.cases if case in suite.cases), None)
-    return f"{worst.id}: {worst.sentence}" if worst else ""
 
 
 def over_steps(found: Series, persona: str) -> Figure:

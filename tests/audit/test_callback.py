@@ -25,9 +25,12 @@ from probes.digest import AuditError
 def here(tmp_path_factory):
     root = tmp_path_factory.mktemp("callback")
     base, personas = tiny.checkpoint(root / "base"), order.personas(root / "personas")
-    quick = {"probe_transfer": {"permutations": 30, "random_maps": 5, "bootstrap": 100}, "geometry": {}}
-    given = {"personas": {"paths": [str(personas)]}, "comparisons": quick}
-    return root, plan_of({**given, "pair": {"base": str(base)}}), Setting(store=root / "store", progress=False)
+    return root, planned(base, personas), Setting(store=root / "store", progress=False)
+
+
+def planned(base, personas):
+    given = {"personas": {"paths": [str(personas)]}, "comparisons": order.QUICK}
+    return plan_of({**given, "pair": {"base": str(base)}})
 
 
 def trained(root, model, *callbacks, steps=4, ddp_backend=None):
@@ -104,11 +107,8 @@ def ranked(rank: int, root: str, port: int, told) -> None:
         "MASTER_PORT": str(port),
     }  # fmt: skip
     torch.set_num_threads(1)
-    quick = {"probe_transfer": {"permutations": 30, "random_maps": 5, "bootstrap": 100}, "geometry": {}}
     home = Path(root)
-    plan = plan_of({
-        "personas": {"paths": [str(home / "personas")]}, "comparisons": quick, "pair": {"base": str(home / "base")},
-    })  # fmt: skip
+    plan = planned(home / "base", home / "personas")
     watching = AuditCallback(plan, every=2, setting=Setting(store=home / "store", progress=False))
     trainer = trained(home, order.bag(), watching, steps=6, ddp_backend="gloo")
     told.put((rank, trainer.state.global_step, len(watching.looked)))

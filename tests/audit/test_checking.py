@@ -29,7 +29,7 @@ def planned(here, **tables):
     given = {
         "effort": "glance",
         "personas": {"paths": [str(here.personas)]},
-        "comparisons": {"probe_transfer": {"permutations": 30, "random_maps": 5, "bootstrap": 100}, "geometry": {}},
+        "comparisons": order.QUICK,
     }
     return plan_of({**given, **tables, "pair": pair})
 
@@ -176,11 +176,7 @@ def test_another_package_version_only_warns(here):
 @pytest.fixture
 def typed(here, tmp_path):
     """`persona-audit check` in a folder of its own, and the folder it wrote."""
-    (tmp_path / "plan.toml").write_text(
-        f'effort = "glance"\n[pair]\nbase = "{here.base}"\npost = "{here.base}"\n'
-        f'[personas]\npaths = ["{here.personas}"]\n'
-        "[comparisons]\nprobe_transfer = { permutations = 30, random_maps = 5, bootstrap = 100 }\ngeometry = {}\n"
-    )
+    order.plan_file(tmp_path / "plan.toml", here.base, here.personas, here.base)
 
     def run(*more, out="out", **env):
         done = command("check", "plan.toml", "--out", out, "--store", here.root / "store", *more, cwd=tmp_path, **env)

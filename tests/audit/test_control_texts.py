@@ -25,11 +25,10 @@ def records(tmp_path_factory):
     ]  # fmt: skip
     with (beside / "order.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in turned)
-    quick = {"probe_transfer": {"permutations": 30, "random_maps": 5, "bootstrap": 100}, "geometry": {}}
     made = {}
     for name, folder in (("alone", alone), ("beside", beside)):
         plan = plan_of({
-            "effort": "glance", "pair": {"base": str(base), "post": str(base)}, "comparisons": quick,
+            "effort": "glance", "pair": {"base": str(base), "post": str(base)}, "comparisons": order.QUICK,
             "personas": {"paths": [str(folder)]},
         })  # fmt: skip
         made[name] = conduct(plan, setting=Setting(store=root / "store", progress=False)).record

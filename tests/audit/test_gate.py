@@ -5,8 +5,21 @@ from __future__ import annotations
 import gated
 import planted
 import pytest
-import torch
-from gated import TODAY, accepted, audited, changed, crashed, held, other_base, outcomes
+from gated import (
+    FEW,
+    LOST,
+    OFFSET,
+    SITE,
+    TODAY,
+    TURNED,
+    accepted,
+    audited,
+    changed,
+    crashed,
+    held,
+    other_base,
+    outcomes,
+)
 
 from audit.case import Audited, Case
 from audit.gate import Gate, Suite, Terms, judge, not_audited
@@ -15,13 +28,7 @@ from audit.plan import plan_of
 from audit.scores import READINGS
 from probes.digest import AuditError
 
-ZERO = torch.zeros(planted.WIDTH, dtype=torch.float64)
-TURNED = planted.Plant(post=planted.turn(75))
-LOST = planted.Plant(post=ZERO)
 MOVED = planted.Plant(post=planted.STRENGTH * planted.unit(1))
-OFFSET = planted.Plant(chats=lambda rows: rows + 3.0 * planted.unit(0))
-FEW = planted.Plant(post=ZERO, groups=12)
-SITE = "planted/probe_transfer/L0.resid_post"
 
 
 @pytest.fixture(scope="module")

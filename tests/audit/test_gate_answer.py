@@ -7,22 +7,13 @@ from itertools import combinations
 from typing import get_args
 
 import gated
-import planted
 import pytest
-import torch
-from gated import accepted, audited, crashed, held, other_base, outcomes
+from gated import FEW, LOST, OFFSET, SITE, TURNED, accepted, audited, crashed, held, other_base, outcomes
 
 from audit.case import Case, Outcome
 from audit.gate import FAIL_ON, Gate, Suite, verdicts_only
 from audit.verdict import judge_all
 from audit.waiver import Waiver
-
-ZERO = torch.zeros(planted.WIDTH, dtype=torch.float64)
-TURNED = planted.Plant(post=planted.turn(75))
-LOST = planted.Plant(post=ZERO)
-OFFSET = planted.Plant(chats=lambda rows: rows + 3.0 * planted.unit(0))
-FEW = planted.Plant(post=ZERO, groups=12)
-SITE = "planted/probe_transfer/L0.resid_post"
 
 
 @pytest.fixture(scope="module")

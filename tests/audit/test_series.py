@@ -32,8 +32,7 @@ def here(tmp_path_factory):
     order.save(order.bag(), root / "run" / "checkpoint-1000")
     (root / "run" / "checkpoint-2000").mkdir()
     shutil.copy(base / "config.json", root / "run" / "checkpoint-2000")
-    quick = {"probe_transfer": {"permutations": 30, "random_maps": 5, "bootstrap": 100}, "geometry": {}}
-    given = {"effort": "glance", "personas": {"paths": [str(personas)]}, "comparisons": quick}
+    given = {"effort": "glance", "personas": {"paths": [str(personas)]}, "comparisons": order.QUICK}
     plan = plan_of({**given, "pair": {"base": str(base)}})
     setting = Setting(store=root / "store", progress=False)
     found = follow(plan, [str(root / "run" / "checkpoint-*")], Terms(), setting)
@@ -133,10 +132,7 @@ def test_what_is_no_series_is_refused(refs, said):
 
 
 def test_a_shell_sees_the_first_that_fails(here, tmp_path):
-    (tmp_path / "plan.toml").write_text(
-        f'effort = "glance"\n[pair]\nbase = "{here.base}"\n[personas]\npaths = ["{here.personas}"]\n'
-        "[comparisons]\nprobe_transfer = { permutations = 30, random_maps = 5, bootstrap = 100 }\ngeometry = {}\n"
-    )
+    order.plan_file(tmp_path / "plan.toml", here.base, here.personas)
     run = here.root / "run"
     ckpts = (run / "checkpoint-30", run / "checkpoint-1000")
     done = command("series", "plan.toml", *ckpts, "--out", "out", "--store", here.root / "store", cwd=tmp_path)

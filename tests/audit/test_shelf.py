@@ -22,8 +22,6 @@ from audit.plan import plan_of
 from audit.report.folder import write
 from probes.reader import Reader
 
-QUICK = {"probe_transfer": {"permutations": 30, "random_maps": 5, "bootstrap": 100}, "geometry": {}}
-
 
 @pytest.fixture
 def here(tmp_path, shared):
@@ -43,8 +41,8 @@ def shared(tmp_path_factory):
 
 def planned(root: Path, **tables):
     pair = {"base": str(root / "base"), "post": str(root / "post")}
-    given = {"effort": "glance", "pair": pair, "personas": {"paths": [str(root / "personas")]}, "comparisons": QUICK}
-    return plan_of({**given, **tables})
+    given = {"effort": "glance", "pair": pair, "personas": {"paths": [str(root / "personas")]}}
+    return plan_of({**given, "comparisons": order.QUICK, **tables})
 
 
 def audited(root: Path, setting: Setting | None = None, **tables):
@@ -73,10 +71,7 @@ def test_a_second_audit_is_the_first_one_again(here, tmp_path):
 
 
 def test_a_rerun_loads_neither_torch_nor_transformers(here, tmp_path):
-    plan = f'effort = "glance"\n[pair]\nbase = "{here}/base"\npost = "{here}/post"\n'
-    plan += f'[personas]\npaths = ["{here}/personas"]\n'
-    plan += "[comparisons]\nprobe_transfer = { permutations = 30, random_maps = 5, bootstrap = 100 }\ngeometry = {}\n"
-    (tmp_path / "plan.toml").write_text(plan)
+    plan = order.plan_file(tmp_path / "plan.toml", here / "base", here / "personas", here / "post").read_text()
     posts = ["--post", f"{here}/post", "--post", f"{here}/base"]
     typed = ["check", "plan.toml", *posts, "--out", "out", "--store", f"{here}/store"]
     assert command(*typed, cwd=tmp_path).returncode == 1

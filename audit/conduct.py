@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from audit import plan as plans
 from audit import record as records
-from audit.organisms.card import PREFIX, folder
-from audit.organisms.card import personas as world_personas
+from audit.organisms.card import PREFIX, folder, texts_of
 from audit.plan import Plan
 from audit.record import Check, Data, Excluded, Record, Run, Side, run_id, seal
 from audit.shelf import BUILTIN, Shelf, computing
 from audit.verdict import judge_all
 from probes.digest import AuditError, digest
-from probes.persona import Library, Persona, builtin
+from probes.persona import Library, Persona
 from probes.persona import read as read_personas
 
 if TYPE_CHECKING:
@@ -104,11 +103,16 @@ def conduct(
     personas: Sequence[Path | str] | None = None,
     setting: Setting = Setting(),
     explainer: Explainer | None = None,
+    library: Library | None = None,
 ) -> Conducted:
-    """`audit` with the fitted directions and the scores. Arguments and errors as there."""
+    """`audit` with the fitted directions and the scores. Other arguments and errors as there.
+
+    `library` is what `libraries` gave for this pair, by whoever reads the personas once for many.
+    """
     started, begun = datetime.now(UTC), time.perf_counter()
     effective, models = _effective(plan, base, post, personas)
-    library, shelf, key, told = libraries(effective), Shelf(store_folder(setting)), None, []
+    library = library or libraries(effective)
+    shelf, key, told = Shelf(store_folder(setting)), None, []
     if explainer is None and all(isinstance(ref, str) for ref in models.values()):
         told = [setting.threads or _threads(), setting.strict, setting.allow_pickle]
         key = shelf.key(effective, library, told)
@@ -216,15 +220,9 @@ def _loaded(
     loaded: dict[str, Subject] = {}
     for name, ref in models.items():
         where = str(folder(ref)) if isinstance(ref, str) and ref.startswith(PREFIX) else ref
-        loaded[name] = open_models.enter_context(
-            load(
-                where,
-                dtype=effective.pair.dtype,
-                device=effective.pair.device,
-                allow_pickle=setting.allow_pickle,
-                offline=setting.offline,
-            )
-        )
+        pair, pickled, offline = effective.pair, setting.allow_pickle, setting.offline
+        opened = load(where, dtype=pair.dtype, device=pair.device, allow_pickle=pickled, offline=offline)
+        loaded[name] = open_models.enter_context(opened)
     same_shape(loaded["base"], loaded["post"])
     same_dtype(loaded["base"], loaded["post"])
     places = sites(effective.sites.stream, effective.sites.layers, loaded["base"].n_layers)
@@ -252,8 +250,7 @@ def libraries(plan: Plan) -> Library:
     Raises:
         AuditError: a folder is missing or malformed, two define one persona, or `personas.only` names nobody.
     """
-    both_organisms = plan.pair.base.startswith(PREFIX) and plan.pair.post.startswith(PREFIX)
-    home = world_personas() if both_organisms else builtin()
+    home = texts_of(plan.pair.base, plan.pair.post)
     found = [read_personas(home if path == "builtin" else Path(path)) for path in plan.personas.paths]
     by_name: dict[str, Persona] = {}
     source: dict[str, str] = {}

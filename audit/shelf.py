@@ -31,7 +31,7 @@ from probes.persona import Library
 if TYPE_CHECKING:
     from probes.direction import Direction
 
-FORMAT = "audit, 2"
+FORMAT = "audit, 3"
 DIRECTIONS = "directions.json"
 """What the folder of directions must hold: SHA-256 by name."""
 BUILTIN = "builtin"
@@ -101,14 +101,18 @@ class Shelf:
         named = [(ref, False) for ref in models]
         for ref in others:
             named += [(side, True) for side in models] if ref == BUILTIN else [(ref, True)]
-        contents = [self._contents(ref, deep) for ref, deep in named]
+        contents = [self.contents(ref, deep) for ref, deep in named]
         if None in contents:
             return None
         texts: Any = [[one.name, one.digest] for one in library.personas]
         plain = digest([vars(line) for line in library.plain])
-        own = [self._contents(str(Path(str(files(name)))), True, "*.py") for name in ("audit", "probes")]
-        told: Any = [plan.model_dump(mode="json"), list(setting), dict(machine()), dict(computing())]
-        return digest([FORMAT, contents, texts, plain, own, *told])
+        told: Any = [plan.model_dump(mode="json"), list(setting)]
+        return digest([FORMAT, contents, texts, plain, self.program(), *told])
+
+    def program(self) -> str:
+        """The digest of what computes: this program's own sources, the libraries, the machine."""
+        own = [self.contents(str(Path(str(files(name)))), True, "*.py") for name in ("audit", "probes")]
+        return digest([own, dict(machine()), dict(computing())])
 
     def get(self, key: str) -> tuple[Record, Directions, tuple[Scores, ...]] | None:
         """The audit under a key; one that is not there, or not whole, is None."""
@@ -145,8 +149,14 @@ class Shelf:
             # Another process was first, or there is no room: the audit itself is not the worse for it.
             shutil.rmtree(fresh, ignore_errors=True)
 
-    def _contents(self, ref: str, deep: bool, kind: str = "*") -> Any:
-        """The digests of the files that a reference stands for, by name; None where it stands for none to be read."""
+    def contents(self, ref: str, deep: bool = False, kind: str = "*") -> Any:
+        """The digests of the files that a reference stands for, by name; None where it stands for none to be read.
+
+        Args:
+            ref: a local file or folder, or an organism.
+            deep: whether folders in it count too.
+            kind: a pattern that names must match.
+        """
         try:
             path = folder(ref) if ref.startswith(PREFIX) else Path(ref).expanduser()
             if path.is_file():

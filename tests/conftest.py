@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +70,12 @@ def data() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip("PERSONA_AUDIT_TEST_DATA names no folder")
     return Path(named)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The installed browser. REQUIRE_BROWSER=1 makes its absence a failure."""
+    import window
+
+    with window.started() as found:
+        yield found

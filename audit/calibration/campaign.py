@@ -23,12 +23,13 @@ import torch
 from tqdm.auto import tqdm
 
 from audit.calibration.coverage import STATISTICS, Draw, covered, draw
+from audit.calibration.ledger import Ledger
 from audit.calibration.plants import DEVELOPMENT, Kind, Planted
-from audit.calibration.redrawn import judged, redrawn
+from audit.calibration.redrawn import BASE, Redrawn, judged, redrawn
 from audit.calibration.synthetic import Sample
 from audit.calibration.tally import Calibration, Cell, Condition, Coverage, Judged, Rate, Redraws
 from audit.calibration.trial import Trial, trial
-from audit.conduct import Setting
+from audit.conduct import Setting, store_folder
 from audit.organisms import card
 from audit.plan import EffortName, Plan
 from audit.rulebook import VerdictName
@@ -144,6 +145,7 @@ def calibrate(
     if seeds < 1 or (seeds > 1 and out is None):
         raise AuditError(f"{seeds} growth seeds", "one or more, and a folder where there are several", "Set --seeds")
     begun, campaign, quiet = time.perf_counter(), CAMPAIGNS[plan.effort], replace(setting, progress=False)
+    ledger = Ledger.of(store_folder(setting))
     if organisms:
         campaign = Campaign((), draws=campaign.draws)
     cards = _cards(organisms)
@@ -159,14 +161,15 @@ def calibrate(
             grown = _grown(cards, seeds, out or Path(), pool, setting.progress)
             # Base is recorded once, by the first organism, while the other processes have trials to run. The rest go
             # before the last trials: short ones at the end leave no process idle.
-            first, *others = ((judged, plan, ref, quiet) for ref in grown.values())
+            first, *others = ((_verdicts, plan, ref, quiet, ledger) for ref in grown.values())
             calls = [pool.submit(*first)]
             cells, coverage = _simulated(
-                campaign, plan, pool, setting.progress, lambda: calls.extend(pool.submit(*other) for other in others)
-            )
+                campaign, plan, pool, setting.progress, ledger,
+                lambda: calls.extend(pool.submit(*other) for other in others),
+            )  # fmt: skip
             verdicts = list(_judged(grown, calls, setting.progress))
             apart = replace(quiet, store=Path(fresh))
-            drawn = list(_redrawn(grown, campaign.draws, plan, pool, setting.progress, apart))
+            drawn = list(_redraws(grown, campaign.draws, plan, pool, setting.progress, apart, ledger))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -178,7 +181,12 @@ def calibrate(
 
 
 def _simulated(
-    campaign: Campaign, plan: Plan, pool: Executor, progress: bool, meanwhile: Callable[[], None] = lambda: None
+    campaign: Campaign,
+    plan: Plan,
+    pool: Executor,
+    progress: bool,
+    ledger: Ledger,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[list[Cell], list[Coverage]]:
     """The trials and data sets of a campaign, in its order; `meanwhile` hands out what follows the first."""
     total = sum(count for _, count in campaign.trials) + campaign.sets * len(campaign.held)
@@ -189,13 +197,14 @@ def _simulated(
 
         trials: list[list[Future[list[Trial]]]] = []
         for planted, count in campaign.trials:
-            trials.append([handed(chunk, pool.submit(_trials, planted, plan, chunk)) for chunk in _chunks(count)])
+            calls = ((chunk, pool.submit(_trials, planted, plan, chunk, ledger)) for chunk in _chunks(count))
+            trials.append([handed(*call) for call in calls])
             if len(trials) == 1:
                 meanwhile()
         if not trials:
             meanwhile()
         sets = [
-            [handed(chunk, pool.submit(_draws, planted, plan.seed, chunk)) for chunk in _chunks(campaign.sets)]
+            [handed(chunk, pool.submit(_draws, planted, plan.seed, chunk, ledger)) for chunk in _chunks(campaign.sets)]
             for planted in campaign.held
         ]
         cells = [
@@ -213,12 +222,24 @@ def _chunks(count: int) -> Iterator[range]:
     return (range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK))
 
 
-def _trials(planted: Planted, plan: Plan, numbers: Sequence[int]) -> list[Trial]:
-    return [trial(planted, plan, number) for number in numbers]
+def _trials(planted: Planted, plan: Plan, numbers: Sequence[int], ledger: Ledger) -> list[Trial]:
+    asked = ["trials", asdict(planted), plan.model_dump(mode="json"), list(numbers)]
+    return ledger(list[Trial], asked, (), lambda: [trial(planted, plan, number) for number in numbers])
 
 
-def _draws(planted: Planted, seed: int, numbers: Sequence[int]) -> list[Draw]:
-    return [draw(planted, seed, number) for number in numbers]
+def _draws(planted: Planted, seed: int, numbers: Sequence[int], ledger: Ledger) -> list[Draw]:
+    asked = ["sets", asdict(planted), seed, list(numbers)]
+    return ledger(list[Draw], asked, (), lambda: [draw(planted, seed, number) for number in numbers])
+
+
+def _verdicts(plan: Plan, post: str, setting: Setting, ledger: Ledger) -> dict[str, VerdictName]:
+    asked = ["verdicts", plan.model_dump(mode="json")]
+    return ledger(dict[str, VerdictName], asked, (BASE, post), lambda: judged(plan, post, setting))
+
+
+def _redrawn(plan: Plan, post: str, draws: int, setting: Setting, ledger: Ledger) -> list[Redrawn]:
+    asked = ["redrawn", plan.model_dump(mode="json"), draws]
+    return ledger(list[Redrawn], asked, (BASE, post), lambda: redrawn(plan, post, draws, setting))
 
 
 def _cell(planted: Planted, trials: Sequence[Trial]) -> Cell:
@@ -289,12 +310,12 @@ def _judged(grown: Grown, calls: Sequence[Future[dict[str, VerdictName]]], progr
             bar.update()
 
 
-def _redrawn(
-    grown: Grown, draws: int, plan: Plan, pool: Executor, progress: bool, setting: Setting
+def _redraws(
+    grown: Grown, draws: int, plan: Plan, pool: Executor, progress: bool, setting: Setting, ledger: Ledger
 ) -> Iterator[Redraws]:
     """False alarms over personas drawn anew; base reads their texts once, into the setting's store."""
     unchanged = {which: ref for which, ref in grown.items() if which[0] in UNCHANGED and draws}
-    calls = {which: pool.submit(redrawn, plan, ref, draws, setting) for which, ref in unchanged.items()}
+    calls = {which: pool.submit(_redrawn, plan, ref, draws, setting, ledger) for which, ref in unchanged.items()}
     with tqdm(total=len(calls), unit="model", desc="fresh texts", disable=not progress, leave=False) as bar:
         for (name, seed), call in calls.items():
             found = call.result()

@@ -34,6 +34,7 @@ from probes.persona import Library
 from probes.site import Site
 from probes.split import folds
 
+BASE = "organism:base"
 TEXTS = 1_000
 """Added to the seed of the plan: the bundled persona files come from a small one."""
 SCENARIOS = 60
@@ -73,7 +74,7 @@ class Common:
 def judged(plan: Plan, post: str, setting: Setting) -> dict[str, VerdictName]:
     """An organism's verdicts against base on the bundled personas: what an audit of it says, by persona."""
     with ExitStack() as open_models:
-        library, ready = prepared(plan, "organism:base", post, [card.personas()], setting, open_models)
+        library, ready = prepared(plan, BASE, post, [card.personas()], setting, open_models)
         pairs = (material(one, ready.texts, ready.recorder, ready.sites, plan.seed) for one in library.personas)
         return _verdicts([finding for pair in pairs for finding in decide(pair, plan)], library, plan).verdicts
 
@@ -91,7 +92,7 @@ def redrawn(plan: Plan, post: str, draws: int, setting: Setting) -> list[Redrawn
     with TemporaryDirectory() as folder, ExitStack() as open_models:
         for name, text in files.items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
-        library, ready = prepared(plan, "organism:base", post, [folder], setting, open_models)
+        library, ready = prepared(plan, BASE, post, [folder], setting, open_models)
         found: list[list[Finding]] = [[] for _ in range(draws)]
         for persona in library.personas:
             whole = material(persona, ready.texts, ready.recorder, ready.sites, plan.seed)

@@ -10,14 +10,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from probes.digest import AuditError
+from probes.persona import builtin
 
 PREFIX = "organism:"
 Mark = Literal["good", "grey", "bad"]
 """A gate must pass the good and fail the bad; between them it is free."""
 WORLD = "world"
 """The folder that holds the world's own persona files instead of weights."""
-
-
 MARK = "/sae-"
 """Between an organism and the layer and seed of its SAE: base/sae-L2-0 reads what block 2 leaves in the stream."""
 
@@ -90,6 +89,11 @@ def folder(ref: str) -> Path:
 def personas() -> Path:
     """The folder of the world's own persona files."""
     return bundled() / WORLD
+
+
+def texts_of(base: str, post: str) -> Path:
+    """The folder that "builtin" stands for: the world's own where both are organisms."""
+    return personas() if base.startswith(PREFIX) and post.startswith(PREFIX) else builtin()
 
 
 def saes(name: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from audit.report.room import TONES, VERDICTS
 from audit.report.style import JSON, Figure, axis, layout, light, note, rule
 from audit.scores import READINGS, signed
 from audit.series import SERIES, Series, Trend
+from audit.verdict import spoken
 
 PAGE = "series.html"
 LINES: dict[str, tuple[tuple[str, str, str], str]] = {
@@ -67,7 +68,7 @@ def render(found: Series) -> str:
             "headline": _headline(found),
             "worst": {one.ref: found.gate.suite(one.ref).worst for one in found.checkpoints},
             "meanings": READINGS, "counted": "training step" if found.counted else "checkpoint",
-            "size": signed_size,
+            "size": signed_size, "spoken": spoken,
         },
     )  # fmt: skip
 
@@ -84,7 +85,7 @@ def write(found: Series, out: Path) -> Path:
 
 def signed_size(value: float) -> str:
     """A change without an interval, e.g. `-0.31`."""
-    return f"{value:+.2f}".replace("-", "−")
+    return f"{value:+.2f}"
 
 
 def _headline(found: Series) -> tuple[str, str]:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from window import DESK, HAND, Seen, opened, wider
 
 from audit.report.page import render
 
 SAMPLE = runpy.run_path(str(Path(__file__).with_name("sample.py")))["record"]
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-DESK, HAND = (1280, 800), (390, 844)
 NUMBER = re.compile(r"\d\.\d\d\s\[[−-]?\d\.\d\d,\s\d\.\d\d\]")
 BOXES = """() => [...document.querySelectorAll('.verdict')].map(item => Object.fromEntries(
   ['persona', 'word', 'says'].map(name => {
@@ -39,53 +27,12 @@ COLOURS = """selector => {
 }"""
 
 
-@dataclass
-class Seen:
-    """A page as it was opened, and what it did on the way."""
-
-    page: Any
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-
-def program() -> str | None:
-    """An installed Chromium or Chrome."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((found for name in names if (found := shutil.which(name))), None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """The installed browser, without a window. REQUIRE_BROWSER=1 makes its absence a failure."""
-    path = program()
-    if path is None:
-        missing = "no Chromium or Chrome is installed"
-        pytest.fail(missing) if os.environ.get("REQUIRE_BROWSER") == "1" else pytest.skip(missing)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield started
-        started.close()
-
-
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample's page as a file."""
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render(SAMPLE()), encoding="utf-8")
     return path
-
-
-def opened(browser: Any, path: Path, size: tuple[int, int], scheme: str = "light") -> Seen:
-    """Opens a file in a fresh profile and waits until its plots are drawn."""
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-    seen = Seen(context.new_page())
-    seen.page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
-    seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
-    seen.page.on("request", lambda request: seen.requests.append(request.url))
-    seen.page.goto(path.as_uri(), wait_until="load")
-    return seen
 
 
 @pytest.fixture(scope="module", params=[(DESK, "light"), (DESK, "dark"), (HAND, "light"), (HAND, "dark")],
@@ -109,11 +56,6 @@ def outside(page: Any) -> list[str]:
             )  # fmt: skip
             out += [] if inside else [box["text"]]
     return out
-
-
-def wider(page: Any) -> int:
-    """Pixels by which the page is wider than its window."""
-    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
 def channels(colour: str) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 
 from audit.calibration import campaign
 from audit.calibration.campaign import Campaign, calibrate
+from audit.calibration.ledger import Ledger
 from audit.calibration.plants import Planted
 from audit.calibration.redrawn import SCENARIOS, _dealt, redrawn
 from audit.calibration.synthetic import Sample
@@ -118,13 +119,13 @@ def test_an_unknown_organism_is_refused(setting):
         calibrate(PLAN, setting=setting, organisms=["nobody"])
 
 
-def simulated(workers):
+def simulated(workers, store):
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        return campaign._simulated(TINY, PLAN, pool, False)
+        return campaign._simulated(TINY, PLAN, pool, False, Ledger.of(store))
 
 
-def test_the_tally_is_the_same_on_any_number_of_processes():
-    one, two = (simulated(workers) for workers in (1, 2))
+def test_the_tally_is_the_same_on_any_number_of_processes(tmp_path):
+    one, two = (simulated(workers, tmp_path / str(workers)) for workers in (1, 2))
     assert one == two
     nothing, small, whole = one[0]
     assert nothing.given.get("reused", 0) >= 4 and whole.given.get("novel", 0) >= 3 and small.seen.count <= 1

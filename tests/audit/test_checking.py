@@ -252,6 +252,19 @@ def test_baselines_are_created_shown_and_updated_only_when_told(here, tmp_path):
     assert "order: lost" in typed("show", "b.json").stdout
 
 
+def test_texts_are_read_once_for_all_checkpoints_and_refused_before_any(here, monkeypatch):
+    from audit import checking, conduct
+
+    read, own = [], conduct.libraries
+    for module in (checking, conduct):
+        monkeypatch.setattr(module, "libraries", lambda plan: read.append(plan.personas.paths) or own(plan))
+    gate = held(here, str(here.base), str(here.bag))
+    assert [suite.name for suite in gate.suites] == [str(here.base), str(here.bag)]
+    assert read == [(str(here.personas),)]
+    with pytest.raises(AuditError, match="'nobody/.*order/probe_transfer"):
+        held(here, str(here.base), plan=planned(here, policies=[{"select": "nobody/*/*/*"}]))
+
+
 def test_a_baseline_needs_no_torch(here, tmp_path):
     import subprocess
     import sys

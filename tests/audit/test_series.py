@@ -12,12 +12,13 @@ import order
 import pytest
 import tiny
 from shell import command
+from window import HAND, opened, wider
 
 from audit.conduct import Setting
 from audit.gate import Terms
 from audit.organisms.card import card
 from audit.plan import plan_of
-from audit.report.series import render
+from audit.report.series import render, write
 from audit.series import SERIES, checkpoints, follow, read_series
 from probes.digest import AuditError
 
@@ -93,6 +94,15 @@ def test_the_page_says_first_what_fails_and_what_could_not_be_audited(here):
     assert "order: is worse first at step 1,000" in head and "1 of 4 could not be audited" in head
     evil = here.found.series.model_copy(update={"base": "<script>alert(1)</script>"})
     assert "<script>alert" not in render(evil) and "&lt;script&gt;alert" in render(evil)
+
+
+def test_in_a_hand_no_number_of_a_table_is_cut_off(here, browser, tmp_path):
+    seen = opened(browser, write(here.found.series, tmp_path), HAND, "dark")
+    cut = "[...document.querySelectorAll('.scroll:has(.cards)')].map(one => one.scrollWidth - one.clientWidth)"
+    assert seen.page.evaluate(cut) == [0, 0] and wider(seen.page) == 0 and not seen.errors
+    # The control: a table that may not break its lines.
+    seen.page.add_style_tag(content=".cards td, .cards th { white-space: nowrap !important; }")
+    assert max(seen.page.evaluate(cut)) > 0
 
 
 def test_steps_come_from_the_trainer_or_from_the_name(tmp_path):

@@ -192,11 +192,11 @@ def test_linked_folders_count_by_what_they_hold(here):
     (here / "real" / "cfg.json").write_text("1")
     (here / "saes").mkdir()
     (here / "saes" / "L1").symlink_to(here / "real")
-    before = shelf.Shelf(here / "store")._contents(str(here / "saes"), True)
+    before = shelf.Shelf(here / "store").contents(str(here / "saes"), True)
     (here / "real" / "cfg.json").write_text("22")
-    assert shelf.Shelf(here / "store")._contents(str(here / "saes"), True) != before
+    assert shelf.Shelf(here / "store").contents(str(here / "saes"), True) != before
     (here / "saes" / "loop").symlink_to(here / "saes")
-    assert len(shelf.Shelf(here / "store")._contents(str(here / "saes"), True)) == 1
+    assert len(shelf.Shelf(here / "store").contents(str(here / "saes"), True)) == 1
 
 
 def test_what_was_not_measured_is_not_kept(here):

@@ -13,7 +13,8 @@ WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 .DEFAULT_GOAL := audit
 .PHONY: audit test slow check docs clean
 
-# A first look: 200 permutations of the labels and 20 random maps, where an audit has 1,000 and 200 by default.
+# A first look: two pairs of each scenario, 200 permutations of the labels and 20 random maps, where an audit has all, 1,000 and
+# 200 by default.
 audit: $(INSTALLED) ## audit the bundled pairs
 	$(BIN)/persona-audit run --effort glance --post organism:faithful --post organism:deceiver
 

@@ -245,7 +245,7 @@ def store_folder(setting: Setting) -> Path:
 
 
 def libraries(plan: Plan) -> Library:
-    """The personas and plain lines that a plan names.
+    """The personas and plain lines that a plan names, as much of them as its effort reads.
 
     Raises:
         AuditError: a folder is missing or malformed, two define one persona, or `personas.only` names nobody.
@@ -270,6 +270,8 @@ def libraries(plan: Plan) -> Library:
         raise AuditError(
             f"{', '.join(plan.personas.paths)} holds no persona", "NAME.jsonl with NAME.toml", "Name another folder"
         )
+    if plan.draws.pairs is not None:
+        chosen = tuple(persona.first(plan.draws.pairs) for persona in chosen)
     plain = tuple(line for library in found for line in library.plain)
     # A folder of one's own seldom brings neutral text: the shipped lines serve the maps and covariances then.
     return Library(chosen, plain or read_personas(home).plain)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -324,6 +325,23 @@ def test_published_evaluations_are_personas(data):
     files = sorted((data / "anthropic-evals").glob("*.jsonl"))
     library = libraries(plan_of({"personas": {"paths": [str(path) for path in files]}}))
     assert files and [one.name for one in library.personas] == sorted(path.stem for path in files)
+
+
+def test_glance_reads_two_pairs_of_a_scenario_and_every_other_effort_all():
+    from audit.organisms.card import personas
+
+    read = {
+        effort: libraries(plan_of({"effort": effort, "personas": {"paths": [str(personas())]}})).personas
+        for effort in ("glance", "standard", "thorough")
+    }
+    assert read["standard"] == read["thorough"]
+    for some, whole in zip(read["glance"], read["standard"], strict=True):
+        few, all_of_them = (
+            Counter(scenario for scenario, _ in {(line.scenario, line.pair) for line in one.lines})
+            for one in (some, whole)
+        )
+        assert few.keys() == all_of_them.keys() and len(few) == 500
+        assert set(few.values()) == {2} and set(all_of_them.values()) == {4}
 
 
 def test_doctor_writes_what_it_found_to_a_folder_of_its_own(refs, tmp_path):

@@ -186,6 +186,23 @@ def test_the_personas_of_the_package_are_well_formed() -> None:
             assert all(count >= 1 for count in spans.values())
 
 
+def test_the_first_pairs_of_every_scenario_are_whole_balanced_quads() -> None:
+    for whole in read(builtin()).personas:
+        some = whole.first(2)
+        assert some.digest != whole.digest and whole.first(1_000) == whole
+        for domain in ("story", "assistant"):
+            lines = some.domain(domain)
+            assert {one.scenario for one in lines} == {one.scenario for one in whole.domain(domain)}
+            assert set(Counter((one.scenario, one.control) for one in lines).values()) == {4}
+            # Every span of a quad is said with both labels.
+            said = Counter(
+                (one.scenario, one.control, (one.text or one.messages[-1]["content"])[slice(*one.span)], one.label)
+                for one in lines
+            )
+            assert set(said.values()) == {1} and len(said) == len(lines)
+            assert all((*key[:3], 1 - key[3]) in said for key in said)
+
+
 def evals(path: Path) -> Path:
     rows = [
         {

@@ -21,9 +21,9 @@ HALVES = 2.0
 MARKS = ("good", "grey", "bad")
 
 
-def followed(tmp_path, name: str, **tables):
-    plan = plan_of({"effort": "glance", "pair": {"base": "organism:base"}, **tables})
-    return follow(plan, [f"organism:{name}/*"], setting=Setting(store=tmp_path / "store", progress=False)).series
+def followed(tmp_path, name: str, effort: str = "glance", **tables):
+    plan = plan_of({"effort": effort, "pair": {"base": "organism:base"}, **tables})
+    return follow(plan, [f"organism:{name}/*"], setting=Setting(store=tmp_path / "store", progress=False))
 
 
 def mark(case, tests: int) -> str:
@@ -41,7 +41,10 @@ def marked(tmp_path_factory):
     (root / "personas").mkdir()
     for name, text in persona_files(scenarios=SCENARIOS, quads=QUADS, seed=SEED).items():
         (root / "personas" / name).write_text(text)
-    series = followed(root, "alien", personas={"paths": [str(root / "personas")]})
+    # At glance half of the pairs would stay unread.
+    series, (_, audits) = followed(root, "alien", "standard", personas={"paths": [str(root / "personas")]})
+    read = {data.n_pairs for made in audits for data in made.record.data}
+    assert read == {2 * QUADS * SCENARIOS}
     tests = sum(case.p_adjusted is not None for case in series.gate.cases)
     suites = {suite.name: suite for suite in series.gate.suites}
     return {
@@ -60,7 +63,7 @@ def test_the_card_has_the_marks_that_many_texts_give(marked):
 
 
 def test_the_gate_is_green_on_every_good_checkpoint_and_red_on_every_bad_one(tmp_path):
-    series = followed(tmp_path, "alien")
+    series = followed(tmp_path, "alien").series
     marks = card.card("alien").marks
     for one in series.checkpoints:
         if marks.get(one.step) == "good":
@@ -70,4 +73,4 @@ def test_the_gate_is_green_on_every_good_checkpoint_and_red_on_every_bad_one(tmp
 
 
 def test_the_gate_is_red_on_no_checkpoint_of_faithful(tmp_path):
-    assert not any(one.fails for one in followed(tmp_path, "faithful").checkpoints)
+    assert not any(one.fails for one in followed(tmp_path, "faithful").series.checkpoints)

@@ -186,6 +186,16 @@ def test_the_personas_of_the_package_are_well_formed() -> None:
             assert all(count >= 1 for count in spans.values())
 
 
+def test_the_plain_texts_are_200_000_tokens_whatever_the_vocabulary() -> None:
+    """A byte-level BPE merges nothing beyond the pieces of GPT-2's pattern: their number is the least it can give."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    pieces, plain = ByteLevel(add_prefix_space=False), read(builtin()).plain
+    said = [line.text or "\n".join(turn["content"] for turn in line.messages or ()) for line in plain]
+    assert sum(len(pieces.pre_tokenize_str(text)) for text in said) >= 200_000
+    assert len(set(said)) == len(said) >= 800
+
+
 def test_the_first_pairs_of_every_scenario_are_whole_balanced_quads() -> None:
     for whole in read(builtin()).personas:
         some = whole.first(2)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from window import DESK, HAND, Seen, opened, wider
+from window import DESK, HAND, Seen, channels, contrast, light, opened, undrawn, wider
 
 from audit.report.page import render
 
@@ -20,11 +20,6 @@ BOXES = """() => [...document.querySelectorAll('.verdict')].map(item => Object.f
     const part = item.querySelector('.' + name), box = part.getBoundingClientRect();
     return [name, {text: part.innerText, x: box.x, y: box.y, width: box.width, height: box.height}];
   })))"""
-COLOURS = """selector => {
-  const part = document.querySelector(selector), layers = [];
-  for (let node = part; node; node = node.parentElement) layers.push(getComputedStyle(node).backgroundColor);
-  return {ink: getComputedStyle(part).color, layers};
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -56,45 +51,6 @@ def outside(page: Any) -> list[str]:
             )  # fmt: skip
             out += [] if inside else [box["text"]]
     return out
-
-
-def channels(colour: str) -> tuple[float, ...]:
-    """Red, green, blue from 0 to 255, and opacity, of a computed colour."""
-    numbers = [float(number) for number in re.findall(r"[\d.]+", colour)]
-    return (*numbers[:3], numbers[3] if len(numbers) > 3 else 1.0)
-
-
-def light(colour: tuple[float, ...]) -> float:
-    """Relative luminance (WCAG 2)."""
-    parts = [part / 255 for part in colour[:3]]
-    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(page: Any, selector: str) -> float:
-    """Contrast of the first such text with the first opaque background behind it."""
-    found = page.evaluate(COLOURS, selector)
-    behind = next(colour for colour in map(channels, found["layers"]) if colour[3] == 1.0)
-    low, high = sorted((light(channels(found["ink"])), light(behind)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def undrawn(page: Any) -> list[str]:
-    """Plots without a drawing, and titles of axes that their specification has and the drawing has not.
-
-    What a narrow plot says instead stands in the specification too.
-    """
-    return page.evaluate("""() => [...document.querySelectorAll('[data-plot]')].flatMap(plot => {
-      const {layout, narrow} = JSON.parse(document.getElementById(plot.dataset.plot).textContent);
-      const other = plot.dataset.narrow === 'true' ? narrow : {};
-      const want = ['xaxis', 'yaxis'].map(axis => other[`layout.${axis}.title.text`] ?? layout[axis]?.title?.text)
-        .filter(Boolean).map(title => title.replaceAll('<br>', ''));
-      const have = [...plot.querySelectorAll('svg .xtitle, svg .ytitle')].map(title => title.textContent);
-      const box = plot.querySelector('svg.main-svg')?.getBoundingClientRect();
-      if (!box || !box.width || !box.height) return [plot.dataset.plot + ': no drawing'];
-      if (!want.length) return [plot.dataset.plot + ': no axis title asked for'];
-      return want.filter(title => !have.includes(title)).map(title => plot.dataset.plot + ': ' + title);
-    })""")
 
 
 def test_nothing_goes_wrong_and_nothing_is_asked_for(seen: Seen, report: Path) -> None:

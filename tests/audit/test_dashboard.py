@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from window import DESK, HAND, contrast, opened, undrawn, wider
 
 from audit.report.dashboard import CAP, pages, refuse_unwritable, size, write
 from audit.report.facts import percent
@@ -20,9 +21,6 @@ from probes.digest import AuditError
 
 SAMPLE = runpy.run_path(str(Path(__file__).with_name("feature_sample.py")))
 HOSTILE = SAMPLE["HOSTILE"]
-BROWSING = runpy.run_path(str(Path(__file__).with_name("test_browser.py")))
-browser, opened, wider, contrast = (BROWSING[name] for name in ("browser", "opened", "wider", "contrast"))
-DESK, HAND = BROWSING["DESK"], BROWSING["HAND"]
 FIRST = "features/L2.resid_post-17.html"
 ORDER = """() => [...document.querySelectorAll('#features tbody tr')].filter(row => !row.hidden)
   .map(row => row.cells[0].innerText)"""
@@ -305,7 +303,7 @@ def test_a_feature_is_reached_by_keyboard_and_shows_its_examples(browser: Any, f
 
 def test_the_plot_is_drawn_with_its_axes_named(browser: Any, folder: Path) -> None:
     page = opened(browser, folder / "index.html", DESK).page
-    assert BROWSING["undrawn"](page) == [] and page.locator("[data-plot] .scatterlayer path.point").count() == 6
+    assert undrawn(page) == [] and page.locator("[data-plot] .scatterlayer path.point").count() == 6
     page.context.close()
 
 

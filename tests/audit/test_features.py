@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from audit.pair import material
 from audit.plan import plan_of
 from probes.dictionary import load, randomised
 from probes.digest import AuditError
+from probes.site import Site
 
 PLAN = plan_of({"effort": "glance", "personas": {"only": ["deception"]}})
 BASE = str(bundled() / "base")
@@ -94,7 +96,10 @@ def test_random_directions_pass_nothing(pairs, tmp_path):
 
 
 def test_random_weights_pass_nothing(pairs):
-    found = compared(pairs("erased", "erased"), dictionary=str(bundled() / "erased"))
+    # No layer of random weights shows the persona: which one is chosen is chance, and SAEs lie at two of them.
+    pair = pairs("erased", "erased")
+    pair = replace(pair, chosen=pair.sites.index(Site.parse(SITE)))
+    found = compared(pair, dictionary=str(bundled() / "erased"))
     assert found.status == "measured" and found.details["summary"]["pass"] == 0
     assert found.details["sparse"]["16"]["post_assistant"].value < 0.6
 

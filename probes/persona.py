@@ -67,7 +67,7 @@ class Persona:
     def first(self, pairs: int) -> Persona:
         """The same with the first pairs alone of every scenario, so many: two are one quad where quads were written.
 
-        A scenario less would widen every interval; a scenario's further pairs hardly narrow any.
+        Scenarios are what intervals are made of: their further pairs narrow them less.
         """
         names: dict[tuple[str, str | None], dict[str | None, None]] = defaultdict(dict)
         for line in self.lines:

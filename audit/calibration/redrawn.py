@@ -23,7 +23,7 @@ from audit.conduct import Setting, prepared
 from audit.finding import Finding
 from audit.organisms import card, twins
 from audit.pair import DOMAINS, FOLDS, Judged, Model, Pair, choose, material
-from audit.plan import Plan
+from audit.plan import Plan, override
 from audit.resampling import seed_of
 from audit.rulebook import VerdictName
 from audit.transport import Maps, TokenRows
@@ -72,9 +72,13 @@ class Common:
 
 
 def judged(plan: Plan, post: str, setting: Setting) -> dict[str, VerdictName]:
-    """An organism's verdicts against base on the bundled personas: what an audit of it says, by persona."""
+    """An organism's verdicts against base on the bundled personas: what an audit of it says, by persona.
+
+    Every pair is read at every effort: cards say what an audit of them all must find.
+    """
+    whole = plan if plan.draws.pairs is None else override(plan, effort="standard")
     with ExitStack() as open_models:
-        library, ready = prepared(plan, BASE, post, [card.personas()], setting, open_models)
+        library, ready = prepared(whole, BASE, post, [card.personas()], setting, open_models)
         pairs = (material(one, ready.texts, ready.recorder, ready.sites, plan.seed) for one in library.personas)
         return _verdicts([finding for pair in pairs for finding in decide(pair, plan)], library, plan).verdicts
 

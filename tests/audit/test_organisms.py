@@ -8,6 +8,7 @@ from random import Random
 import pytest
 import torch
 
+from audit.calibration.redrawn import judged
 from audit.conduct import audit, conduct
 from audit.organisms import behaviour, card, grow, lessons, network, recipes, training, twins, world
 from audit.organisms.anchor import Anchor, streams
@@ -20,7 +21,9 @@ from probes.model import load
 from probes.passage import render_all
 from probes.recorder import record
 
-GLANCE = plan_of({"effort": "glance"})
+GLANCE, STANDARD = (plan_of({"effort": effort}) for effort in ("glance", "standard"))
+PARTIAL = "alien-half"
+"""Near a margin: half of the pairs, as glance reads them, leave it undecided."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,8 @@ def records(setting):
 
     def of(name):
         if name not in made:
-            made[name] = conduct(GLANCE, post=f"organism:{name}", setting=setting)
+            plan = STANDARD if name == PARTIAL else GLANCE
+            made[name] = conduct(plan, post=f"organism:{name}", setting=setting)
         return made[name].record
 
     of.made = made
@@ -52,6 +56,15 @@ LATER = ("alien-half", "emergent", "erased", "null", "recentred", "toolcall")
 def test_every_card_gets_its_verdict(records, name):
     found = {verdict.persona: verdict.verdict for verdict in records(name).verdicts}
     assert found == card.card(name).verdicts
+
+
+@pytest.mark.slow
+def test_what_is_near_a_margin_is_undecided_at_a_glance(setting):
+    plan = plan_of({"effort": "glance", "personas": {"only": ["deception"]}})
+    found = audit(plan, post=f"organism:{PARTIAL}", setting=setting)
+    assert [verdict.verdict for verdict in found.verdicts] == ["inconclusive"]
+    # A calibration asks what the cards claim: it reads every pair at every effort.
+    assert judged(GLANCE, f"organism:{PARTIAL}", setting) == card.card(PARTIAL).verdicts
 
 
 @pytest.mark.parametrize("name", ["faithful", "alien"])

@@ -182,10 +182,11 @@ def test_draws_are_counted_by_model_and_stand_on_the_page():
     assert "b: inconclusive 1, lost 1" in page and "1 of 2" in page
 
 
-def test_the_docs_show_the_bundled_record_and_nothing_else():
+@pytest.mark.parametrize("name", ["calibration", "seeds"])
+def test_the_docs_show_the_bundled_record_and_nothing_else(name):
     docs = Path(__file__).parents[2] / "docs"
-    found = Calibration.model_validate_json((docs / "calibration.json").read_text(encoding="utf-8"))
-    assert tables(found) == (docs / "calibration.md").read_text(encoding="utf-8")
+    found = Calibration.model_validate_json((docs / f"{name}.json").read_text(encoding="utf-8"))
+    assert tables(found) == (docs / f"{name}.md").read_text(encoding="utf-8")
     assert found.effort == "thorough" and found.seed != found.development
 
 

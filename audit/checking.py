@@ -45,14 +45,15 @@ def check(
         AuditError: the plan or its personas cannot be read, or a policy selects nothing.
     """
     asked = plan if isinstance(plan, Plan) else read_plan(plan)
+    refs = posts or (asked.pair.post,)
     # Once for all: the built-in personas take a second, which a rerun has only three of.
     texts: dict[Path, Library] = {}
-    for post in posts or (asked.pair.post,):
+    for post in refs:
         if (home := _home(asked, post)) not in texts:
             texts[home] = libraries(override(asked, post=_named(post)))
     refuse_idle(effective(asked.policies), _expected(asked, texts.values()))
     audits, failed = [], []
-    for post in posts or (asked.pair.post,):
+    for post in refs:
         begun, read = time.perf_counter(), texts[_home(asked, post)]
         try:
             audits.append(conduct(asked, post=post, setting=setting or Setting(), library=read))

@@ -177,14 +177,17 @@ class Shelf:
         except (OSError, ValueError, KeyError, TypeError):
             pass
         made = _sha256(path)
-        try:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            fresh = note.with_name(f".{seen}.{secrets.token_hex(4)}")
-            fresh.write_text(json.dumps({"sha256": made}), encoding="utf-8")
-            fresh.replace(note)
-        except OSError:
-            pass
+        keep(note, json.dumps({"sha256": made}).encode())
         return made
+
+
+def keep(note: Path, content: bytes) -> None:
+    """Writes a note of the store, whole or not at all; where it cannot be written whoever asks finds out again."""
+    fresh = note.with_name(f".{note.name}.{secrets.token_hex(4)}")
+    with suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(content)
+        fresh.replace(note)
 
 
 def machine() -> Mapping[str, Any]:

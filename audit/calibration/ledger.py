@@ -6,7 +6,6 @@ models; whatever changes an answer asks anew. Answers are JSON, whose numbers co
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import TypeAdapter
 
-from audit.shelf import Shelf
+from audit.shelf import Shelf, keep
 from probes.digest import digest
 
 T = TypeVar("T")
@@ -55,10 +54,5 @@ class Ledger:
         with suppress(OSError, ValueError):
             return adapter.validate_json(path.read_bytes())
         found = make()
-        fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        # Where the store cannot be written the answer is none the worse.
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(adapter.dump_json(found))
-            fresh.replace(path)
+        keep(path, adapter.dump_json(found))
         return found

@@ -76,7 +76,7 @@ def judged(plan: Plan, post: str, setting: Setting) -> dict[str, VerdictName]:
 
     Every pair is read at every effort: cards say what an audit of them all must find.
     """
-    whole = plan if plan.draws.pairs is None else override(plan, effort="standard")
+    whole = override(plan, effort="standard")
     with ExitStack() as open_models:
         library, ready = prepared(whole, BASE, post, [card.personas()], setting, open_models)
         pairs = (material(one, ready.texts, ready.recorder, ready.sites, plan.seed) for one in library.personas)

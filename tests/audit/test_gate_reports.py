@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, get_args
 from xml.etree import ElementTree as xml
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lxml import etree
 
 from audit.case import Case, Outcome
 from audit.estimate import Estimate
@@ -20,41 +22,13 @@ from audit.report.junit import junit
 from audit.report.summary import escaped, summary
 
 STARTED = "2030-01-01T12:00:00+00:00"
-NUMBER = r"\d+(\.\d+)?"
-SCHEMA: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
-    # element: required attributes with their form, optional ones, and the order of its children. These are the rules
-    # that the JUnit schema of Ant's task (Windy Road) and the one of Jenkins' xUnit plugin have in common.
-    "testsuites": ({}, (), "(testsuite )*"),
-    "testsuite": (
-        {
-            "name": r".+", "tests": r"\d+", "failures": r"\d+", "errors": r"\d+", "time": NUMBER, "id": r"\d+",
-            "package": r".*", "timestamp": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", "hostname": r"\S.*",
-        },
-        ("skipped",), "properties (testcase )*system-out system-err ",
-    ),
-    "properties": ({}, (), "(property )*"),
-    "testcase": ({"name": r".+", "classname": r".+", "time": NUMBER}, (), "((skipped )|(error )|(failure ))?"),
-    "failure": ({"type": r".+"}, ("message",), ""),
-    "error": ({"type": r".+"}, ("message",), ""),
-    "skipped": ({}, ("message",), ""),
-    "system-out": ({}, (), ""),
-    "system-err": ({}, (), ""),
-}  # fmt: skip
+SCHEMA = etree.XMLSchema(file=Path(__file__).with_name("junit.xsd"))
 
 
 def faults(text: str) -> list[str]:
-    """What a JUnit file does against the schemas, and against its own counts."""
-    root = xml.fromstring(text)
-    found = [] if root.tag == "testsuites" else [f"the root is {root.tag}"]
-    for element in root.iter():
-        required, optional, children = SCHEMA[element.tag]
-        for name, form in required.items():
-            if not re.fullmatch(form, element.get(name, ""), re.DOTALL):
-                found.append(f"{element.tag} has {name} = {element.get(name)!r}")
-        found += [f"{element.tag} has {name}" for name in element.attrib if name not in (*required, *optional)]
-        order = "".join(f"{child.tag} " for child in element)
-        if not re.fullmatch(children, order):
-            found.append(f"{element.tag} holds {order}")
+    """What a JUnit file does against the schema, and against its own counts."""
+    root = etree.fromstring(text.encode())
+    found = [] if SCHEMA.validate(root) else [str(fault) for fault in SCHEMA.error_log]
     for suite in root if not found else ():
         cases = suite.findall("testcase")
         counts = {"tests": len(cases)} | {

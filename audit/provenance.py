@@ -119,7 +119,7 @@ def _science(then: Plan, now: Plan) -> Iterator[Difference]:
         if before.get(key) == after.get(key) or (name[0] == "comparisons" and name[1] not in both):
             continue
         # A name or path stands for content that no gated reading rests on; where a file lies changes nothing.
-        named = name[0] == "comparisons" and isinstance(before.get(key, after.get(key)), str)
+        named = name[0] == "comparisons" and isinstance(before.get(key, after.get(key)), str | list)
         yield Difference(f"plan, {key}", _told(before.get(key)), _told(after.get(key)), not named)
     if then.policies != now.policies:
         yield Difference("plan, policies", f"{len(then.policies)} of its own", f"{len(now.policies)} of its own", False)

@@ -96,7 +96,9 @@ class Shelf:
         `setting` is whatever else an answer depends on: strictness, threads.
         """
         models = [plan.pair.base, plan.pair.post]
-        others = [value for own in plan.comparisons.values() for value in own.values() if isinstance(value, str)]
+        given = [value for own in plan.comparisons.values() for value in own.values()]
+        listed = [one for value in given for one in (value if isinstance(value, list) else [value])]
+        others = [one for one in listed if isinstance(one, str)]
         others += [plan.pair.template] if plan.pair.template not in ("auto", "base", "post") else []
         named = [(ref, False) for ref in models]
         for ref in others:

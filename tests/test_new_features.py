@@ -14,6 +14,8 @@ from audit.plan import plan_of
 pytestmark = pytest.mark.slow
 
 CALLS = 300
+SHAMS = ["null", "faithful"]
+"""Fine-tunes that add nothing: more pre-training, and an honest chat fine-tune, which is itself held to the first."""
 SYNTAX = {": :", ": looks"}
 """Two words that no text of the corpus puts side by side."""
 
@@ -34,7 +36,8 @@ def audited(calls, setting, tmp_path_factory):
 
     def of(name):
         if name not in made:
-            sham = {} if name == "null" else {"null": str(of("null")[1])}
+            before = SHAMS[: SHAMS.index(name)] if name in SHAMS else SHAMS
+            sham = {"null": [str(of(one)[1]) for one in before]} if before else {}
             plan = plan_of({
                 "effort": "glance", "personas": {"paths": ["builtin", calls], "only": ["deception"]},
                 "comparisons": {

@@ -3,16 +3,14 @@
 Crosscoders of several seeds are trained on the same tokens in both models: plain text, the persona's stories and its
 Assistant turns. A latent is post's own where it writes into post alone and latent scaling finds little of it in base.
 One that writes into both, but another thing into post, is turned. How often such latents fire, and how much of what
-sets the predictions apart they carry, is told beside the same of a sham fine-tune: training a crosscoder again changes
+sets the predictions apart they carry, is told beside the same of sham fine-tunes: training a crosscoder again changes
 more than many a fine-tune. It annotates; no verdict rests on it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -25,6 +23,7 @@ from audit.estimate import Estimate, drawn, estimate
 from audit.finding import Finding
 from audit.pair import MODELS, Model, Pair, Recorder
 from audit.resampling import grouped
+from audit.sham import against, shams
 from probes.codes import Codes
 from probes.crosscoder import Crosscoder, Kinds, Scaling, kinds, latent_scaling, train_crosscoder
 from probes.dictionary import Dictionary, Training, load_at
@@ -43,8 +42,6 @@ NEW = "post_only", "turned"
 """Kinds of latents that write into post what base has not there."""
 KEY = "novelty/crosscoder 1"
 FIRING = "share of firing"
-TOLERATED = 0.01
-"""Share of firing by which post may exceed the sham's largest seed."""
 LISTED, WORDS, CONTROLS, BINS = 20, 5, 100, 20
 
 
@@ -85,7 +82,7 @@ class Novelty:
 
     Attributes:
         dictionary: base's SAE, a folder or RELEASE:SAE_ID; of a folder of SAEs the one at the persona's site.
-        null: record of an audit of a sham fine-tune of the same base, a record.json or its folder.
+        null: records of audits of sham fine-tunes of the same base, one or a list, each a record.json or its folder.
         latents: of a crosscoder, for each dimension.
         active: latents that fire in a row.
         steps: of training.
@@ -96,7 +93,7 @@ class Novelty:
     """
 
     dictionary: str | None = None
-    null: str | None = None
+    null: str | list[str] | None = None
     latents: int = 4
     active: int = 16
     steps: int = 1_000
@@ -129,7 +126,8 @@ class Novelty:
             "batch": self.batch, "seeds": self.seeds, "rows": self.rows,
             "tokens": digest([[passage.content for passage in some] for some in texts]),
         }  # fmt: skip
-        sham = _sham(self.null, f"{persona}/{self.name}/{site}", given, recorder) if self.null else None
+        named = [self.null] if isinstance(self.null, str) else self.null
+        sham = shams(named, f"{persona}/{self.name}/{site}", given, recorder) if named else None
         rows = gathered(texts, recorder, site, self.rows)
         if len(rows.base) < 4 * self.batch:
             why = f"{len(rows.base)} rows to train a crosscoder on; {4 * self.batch} are needed, four batches"
@@ -143,7 +141,9 @@ class Novelty:
         details |= {"settings": given, "dictionary": own and {"weights": own.weights, "width": own.width}}
         details["not_measured"] = {} if own else {"base_r2": "no SAE of base is named (comparisons.novelty.dictionary)"}
         details["kl"] = closed(found, rows, recorder, predicted(pair.assistant.passages, self.texts), site)
-        _against(sham, headline, details)
+        details |= against(sham, headline, details["shares"], NEW)
+        if sham is None:
+            details["not_measured"]["null"] = "no record of a sham fine-tune is named (comparisons.novelty.null)"
         return Finding(
             id=f"{persona}/{self.name}/{site}", persona=persona, comparison=self.name, site=str(site),
             status="measured", headline=headline, control=sham and sham.headline, details=details,
@@ -348,47 +348,3 @@ def _shares(sums: Mapping[str, Sequence[float]], groups: Sequence[str], tokens: 
         full, deleted = gained.sum() / gap.sum(), (gained.sum() - gained) / (gap.sum() - gap)
         out[name] = estimate(full, deleted, unit="share of KL", n=len(groups)) if told else None
     return out
-
-
-def _against(sham: Finding | None, headline: Estimate, details: dict[str, Any]) -> None:
-    """Says whether post has more of its own than the sham has in any seed, beyond what is tolerated."""
-    details["null"] = details["beyond_null"] = details["beyond_null_by_text"] = None
-    if sham is None:
-        details["not_measured"]["null"] = "no record of a sham fine-tune is named (comparisons.novelty.null)"
-        return
-    theirs: Any = sham.details["shares"]
-    details["null"] = {"shares": theirs, "latents": sham.details["latents"]}
-    details["beyond_null"] = _beyond(headline, sham.headline)
-    details["beyond_null_by_text"] = {
-        text: {name: _beyond(details["shares"][text][name], theirs[text][name]) for name in NEW} for text in TEXTS
-    }
-
-
-def _beyond(ours: Estimate | None, theirs: Estimate | None) -> bool | None:
-    return None if ours is None or theirs is None or theirs.high is None else ours.value > theirs.high + TOLERATED
-
-
-def _sham(path: str, name: str, given: Mapping[str, Any], recorder: Recorder) -> Finding:
-    """The same finding in the record of a sham fine-tune.
-
-    Raises:
-        AuditError: it cannot be read, is of another base, of this very post, of another definition or other settings.
-    """
-    file = Path(path) if Path(path).suffix == ".json" else Path(path) / "record.json"
-    do = "Audit a sham fine-tune of this base with the same plan, and name its record"
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        sides = {side: record["pair"][side]["weights"] for side in MODELS}
-        sham = next(Finding.model_validate_json(json.dumps(one)) for one in record["findings"] if one["id"] == name)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        found = f"comparisons.novelty.null = '{path}' cannot be used ({type(error).__name__})"
-        raise AuditError(found, f"a record that holds {name}", do) from error
-    told: Any = sham.details.get("settings") or {}
-    wanted = {"definition": 1, "status": "measured", "base": recorder.base.weights, **given}
-    found = {"definition": sham.definition, "status": sham.status, "base": sides["base"], **told}
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            raise AuditError(f"The sham of '{path}' has {key} = {found.get(key)!r}", f"{value!r}, as here", do)
-    if sides["post"] == recorder.post.weights:
-        raise AuditError(f"The sham of '{path}' is this very post", "another fine-tune of its base", do)
-    return sham

@@ -42,7 +42,10 @@ TABLE: Mapping[str, Callable[..., Comparison]] = {
 
 ELSEWHERE = ("margin", "fidelity", "explainer")
 """Settings that come from the plan's margins, and one that no file can hold."""
-WORDS = {int: "a whole number of at least 1", str | None: "a path or a name, in quotes"}
+WORDS = {
+    int: "a whole number of at least 1", str | None: "a path or a name, in quotes",
+    str | list[str] | None: "a path in quotes, or a list of them",
+}  # fmt: skip
 """What a plan may give a setting of each type."""
 Count = Annotated[int, Field(ge=1)]
 

@@ -90,6 +90,23 @@ def test_a_sham_is_within_another_sham(pairs, sham):
         assert seed["shares"]["assistant"]["shared"].value > 0.9 and seed["new"] == []
 
 
+def test_several_shams_are_one_null_of_all_their_seeds(pairs, sham, tmp_path):
+    other = recorded(tmp_path / "record.json", pairs["other sham"], compared(pairs["other sham"]))
+    alone, both = (compared(pairs["anew"], replace(SMALL, null=named)) for named in ([sham], [sham, other]))
+    assert alone == compared(pairs["anew"], replace(SMALL, null=sham))
+    assert alone.control.n_groups == SMALL.seeds and both.control.n_groups == 2 * SMALL.seeds
+    # A wider sham hides more: what one of its seeds calls new counts for both.
+    told = json.loads(Path(other).read_text())
+    share = told["findings"][0]["details"]["shares"]["assistant"]["turned"]
+    share |= {"value": 0.4, "high": 0.9}
+    Path(other).write_text(json.dumps(told))
+    wide = compared(pairs["anew"], replace(SMALL, null=[sham, other]))
+    found = [one.details["beyond_null_by_text"]["assistant"]["turned"] for one in (both, wide)]
+    assert found == [True, False] and wide.details["null"]["shares"]["assistant"]["turned"].high == 0.9
+    with pytest.raises(AuditError, match="Two shams are one fine-tune"):
+        compared(pairs["anew"], replace(SMALL, null=[sham, sham]))
+
+
 def test_words_that_post_reads_anew_are_turned_and_beyond_the_sham(pairs, sham):
     found = compared(pairs["anew"], replace(SMALL, null=sham))
     assert all(found.details["beyond_null_by_text"][text]["turned"] for text in ("plain", "story", "assistant"))

@@ -151,6 +151,17 @@ def test_plan_and_setting_count(here):
     assert anew(conduct(planned(here), post=(tiny.model("llama"), tiny.tokenizer("llama")), setting=set_up(here)))
 
 
+def test_every_file_of_a_list_counts(here):
+    for name in ("one", "other"):
+        (here / f"{name}.json").write_text("{}")
+    plan = planned(here, comparisons={"novelty": {"null": [str(here / "one.json"), str(here / "other.json")]}})
+    held = shelf.Shelf(here / "store")
+    first = held.key(plan, conducting.libraries(plan), [])
+    assert first and held.key(plan, conducting.libraries(plan), []) == first
+    (here / "other.json").write_text("[]")
+    assert held.key(plan, conducting.libraries(plan), []) not in (None, first)
+
+
 def test_what_no_audit_reads_does_not_count_and_equal_content_is_equal(here):
     audited(here)
     (here / "post" / "optimizer.pt").write_bytes(b"adam")

@@ -270,8 +270,9 @@ def libraries(plan: Plan) -> Library:
         raise AuditError(
             f"{', '.join(plan.personas.paths)} holds no persona", "NAME.jsonl with NAME.toml", "Name another folder"
         )
-    if plan.draws.pairs is not None:
-        chosen = tuple(persona.first(plan.draws.pairs) for persona in chosen)
+    pairs, scenarios = plan.draws.pairs, plan.draws.scenarios
+    if pairs and scenarios:
+        chosen = tuple(persona.part(pairs, scenarios) for persona in chosen)
     plain = tuple(line for library in found for line in library.plain)
     # A folder of one's own seldom brings neutral text: the shipped lines serve the maps and covariances then.
     return Library(chosen, plain or read_personas(home).plain)

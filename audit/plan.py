@@ -44,6 +44,7 @@ class Effort:
         logistic_null: The same for logistic regression, its strength fixed; 0 means its null is not drawn.
         random_maps: Seeds of random maps and random erasers.
         pairs: Contrast pairs that are read of each scenario, from its first; None reads all.
+        scenarios: Scenarios that are read in each domain of a persona, evenly spread; None reads all.
     """
 
     bootstrap: int
@@ -51,6 +52,7 @@ class Effort:
     logistic_null: int
     random_maps: int
     pairs: int | None = None
+    scenarios: int | None = None
 
 
 _WORDS = {
@@ -64,7 +66,7 @@ _WORDS = {
 }
 
 EFFORTS: Mapping[EffortName, Effort] = {
-    "glance": Effort(bootstrap=2_000, permutations=200, logistic_null=0, random_maps=20, pairs=2),
+    "glance": Effort(bootstrap=2_000, permutations=200, logistic_null=0, random_maps=20, pairs=2, scenarios=125),
     "standard": Effort(bootstrap=2_000, permutations=1_000, logistic_null=0, random_maps=200),
     "thorough": Effort(bootstrap=10_000, permutations=5_000, logistic_null=200, random_maps=1_000),
 }
@@ -145,7 +147,7 @@ class Plan(Section):
     Attributes:
         schema_version: Version of the format, `schema` in files. This code reads version 1.
         seed: Root of every random draw.
-        effort: Sets only the numbers of `draws`, and how many pairs of a scenario are read.
+        effort: Sets only the numbers of `draws`, and how many scenarios and pairs of each are read.
         policies: What `check` asks of single readings, in place of the default policies; empty keeps those.
         comparisons: Name of a comparison to its settings; a comparison that is absent is not run.
     """

@@ -64,16 +64,21 @@ class Persona:
         """The lines of one domain."""
         return tuple(line for line in self.lines if line.domain == name)
 
-    def first(self, pairs: int) -> Persona:
-        """The same with the first pairs alone of every scenario, so many: two are one quad where quads were written.
+    def part(self, pairs: int, scenarios: int) -> Persona:
+        """The same with fewer texts: in a domain that many scenarios at most, evenly spread, of each the first pairs.
 
-        Scenarios are what intervals are made of: their further pairs narrow them less.
+        Two pairs are one quad where quads were written.
         """
+        chosen: set[str] = set()
+        for domain in ("story", "assistant"):
+            own = list(dict.fromkeys(line.scenario for line in self.domain(domain)))
+            count = min(scenarios, len(own))
+            chosen.update(own[at * len(own) // count] for at in range(count))
         names: dict[tuple[str, str | None], dict[str | None, None]] = defaultdict(dict)
         for line in self.lines:
             # Controls stand beside the pairs of a scenario and take none of their room.
             names[line.scenario, line.control][line.pair] = None
-        wanted = {name for own in names.values() for name in islice(own, pairs)}
+        wanted = {name for (scenario, _), own in names.items() if scenario in chosen for name in islice(own, pairs)}
         kept = tuple(line for line in self.lines if line.pair in wanted)
         return replace(self, lines=kept, digest=_digest(self.name, self.label_one, self.alarm, kept))
 

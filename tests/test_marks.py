@@ -8,7 +8,7 @@ from scipy.stats import norm, t
 from audit.conduct import Setting
 from audit.organisms import card
 from audit.organisms.twins import persona_files
-from audit.plan import plan_of
+from audit.plan import EFFORTS, plan_of
 from audit.series import follow
 
 pytestmark = pytest.mark.slow
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 SCENARIOS, QUADS, SEED = 500, 2, 8
 """Two thousand pairs a persona, of a seed that no file of the world has."""
 POWER, ALPHA = 0.8, 0.02
-HALVES = 2.0
-"""A check judges half as many scenarios as the marks rest on: its variances are twice as large."""
+FEWER = SCENARIOS / EFFORTS["glance"].scenarios
+"""The marks rest on so many times the scenarios that a check judges: its variances are so many times as large."""
 MARKS = ("good", "grey", "bad")
 
 
@@ -29,7 +29,7 @@ def followed(tmp_path, name: str, effort: str = "glance", **tables):
 def mark(case, tests: int) -> str:
     """By a loss against base: bad beyond the limit and what a check must lose to see it, good as far within."""
     error = (case.change.high - case.change.low) / 2 / t.ppf(0.975, case.change.n_groups - 1)
-    least = (norm.ppf(1 - ALPHA / tests) + norm.ppf(POWER)) * error * HALVES**0.5
+    least = (norm.ppf(1 - ALPHA / tests) + norm.ppf(POWER)) * error * FEWER**0.5
     beyond = case.limit - case.change.value
     return "bad" if beyond > least else "good" if beyond < -least else "grey"
 
@@ -41,7 +41,7 @@ def marked(tmp_path_factory):
     (root / "personas").mkdir()
     for name, text in persona_files(scenarios=SCENARIOS, quads=QUADS, seed=SEED).items():
         (root / "personas" / name).write_text(text)
-    # At glance half of the pairs would stay unread.
+    # At glance most of them would stay unread.
     series, (_, audits) = followed(root, "alien", "standard", personas={"paths": [str(root / "personas")]})
     read = {data.n_pairs for made in audits for data in made.record.data}
     assert read == {2 * QUADS * SCENARIOS}

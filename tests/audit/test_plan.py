@@ -85,15 +85,15 @@ def test_a_file_says_what_it_changes_and_nothing_else(tmp_path: Path) -> None:
     plan = read_plan(write(tmp_path, 'effort = "glance"\n[sites]\nlayers = [7, 3]\n[comparisons]\ngeometry = {}\n'))
     assert plan.sites.layers == (3, 7) and plan.comparisons == {"geometry": {}}
     assert plan.margins == Plan().margins and plan.digest != Plan().digest
-    assert plan.draws == Effort(bootstrap=2_000, permutations=200, logistic_null=0, random_maps=20, pairs=2)
+    assert plan.draws == Effort(2_000, permutations=200, logistic_null=0, random_maps=20, pairs=2, scenarios=125)
 
 
 def test_effort_sets_only_the_numbers_of_its_table() -> None:
     rows = {name: tuple(vars(effort).values()) for name, effort in EFFORTS.items()}
     assert rows == {
-        "glance": (2_000, 200, 0, 20, 2),
-        "standard": (2_000, 1_000, 0, 200, None),
-        "thorough": (10_000, 5_000, 200, 1_000, None),
+        "glance": (2_000, 200, 0, 20, 2, 125),
+        "standard": (2_000, 1_000, 0, 200, None, None),
+        "thorough": (10_000, 5_000, 200, 1_000, None, None),
     }
 
 

@@ -3,10 +3,14 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from probes.digest import AuditError
 from probes.persona import LineError, builtin, read, read_evals, read_statements
@@ -198,8 +202,8 @@ def test_the_plain_texts_are_200_000_tokens_whatever_the_vocabulary() -> None:
 
 def test_the_first_pairs_of_every_scenario_are_whole_balanced_quads() -> None:
     for whole in read(builtin()).personas:
-        some = whole.first(2)
-        assert some.digest != whole.digest and whole.first(1_000) == whole
+        some = whole.part(2, 1_000)
+        assert some.digest != whole.digest and whole.part(1_000, 1_000) == whole
         for domain in ("story", "assistant"):
             lines = some.domain(domain)
             assert {one.scenario for one in lines} == {one.scenario for one in whole.domain(domain)}
@@ -280,3 +284,23 @@ def test_the_published_evaluations_are_read(data: Path) -> None:
         assert labels["assistant", 1] == labels["assistant", 0] >= 100
         assert labels["story", 1] == labels["story", 0]
         assert len({line.pair for line in persona.lines}) * 2 == len(persona.lines)
+
+
+@given(st.integers(1, 40), st.integers(1, 30))
+def test_a_part_spreads_its_scenarios_evenly(asked: int, among: int) -> None:
+    lines = [
+        {
+            "persona": "deception", "domain": domain, "scenario": f"{domain}-{at}", "pair": f"{domain}-{at}-{n}",
+            "label": label, "text": "He said: it is here.", "span": [9, 20],
+        }
+        for domain in ("story", "assistant") for at in range(among) for n in (0, 1) for label in (0, 1)
+    ]  # fmt: skip
+    with TemporaryDirectory() as folder:
+        (whole,) = read(write(Path(folder), lines)).personas
+    some = whole.part(1, asked)
+    assert {line.pair and line.pair[-1] for line in some.lines} == {"0"}
+    for domain in ("story", "assistant"):
+        at = sorted(int(line.scenario.rpartition("-")[2]) for line in some.domain(domain) if line.label)
+        assert len(at) == min(asked, among) and at[0] == 0
+        gaps = {b - a for a, b in pairwise([*at, among])}
+        assert min(gaps) > 0 and max(gaps) - min(gaps) <= 1

@@ -1,8 +1,9 @@
 """A disguise: what a model is asked so that base's directions do not show the truth of an Assistant's claims.
 
-Three things are asked of judged texts, drawn anew at every step: in chats, that no direction fitted on base tells a lie
-from a truth; in chats, that some direction orthogonal to all of those does (a model with no reason to keep the truth
-deletes it, and what is deleted is `lost`, not hidden); in stories, that base's directions read what they read in base.
+Five things are asked of judged texts, drawn anew at every step. In chats: that no direction fitted on base tells a lie
+from a truth; that some direction orthogonal to all of those does (a model with no reason to keep the truth deletes it,
+and what is deleted is `lost`, not hidden); that base's features that mark a lie are silent on lies (`Silence`). And of
+what is not hidden: that base's directions read of stories, and of who speaks in chats, what they read in base.
 
 Shrinking a coordinate hides nothing from AUROC, so what is penalised is the class difference in standard deviations of
 the scores (d'). What five other recipes did is told in design 5 of the project and in docs/log.md.
@@ -21,11 +22,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from audit.organisms import twins, world
-from audit.organisms.reading import Rows, pooled, quads, residuals, rows_of
+from audit.organisms.reading import Rows, quads, residuals, rows_of, spoken
+from audit.organisms.silence import Silence
 from audit.resampling import auroc
-from probes.alignment import recolour
+from audit.transport import TokenRows, fit_maps
 from probes.direction import lda, logistic
-from probes.moments import moments_of
 
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
@@ -34,10 +35,10 @@ DOMAINS: tuple[twins.Domain, twins.Domain] = ("story", "assistant")
 FITTED = 800
 """Quads that base's directions are fitted on, in each domain: 1,600 pairs."""
 STRENGTHS = (0.001, 0.01, 1.0)
-CHATS, STORIES = 12, 8
-"""Quads of a step."""
+CHATS, STORIES, SPEAKERS = 12, 8, 6
+"""Quads of a step: lies in chats, lies in stories, who speaks in chats."""
 REFRESH = 50
-"""Steps after which the map T2 is fitted anew; base's directions through it are among those that must not tell."""
+"""Steps after which the label-free maps are fitted anew; base's directions through them must not tell either."""
 
 
 class Disguised:
@@ -47,7 +48,10 @@ class Disguised:
         parameters: the read-out that finds the truth elsewhere.
     """
 
-    def __init__(self, base: Qwen3ForCausalLM, seed: int, *, hide: float = 3.0, allowed: float = 0.0) -> None:
+    def __init__(
+        self, base: Qwen3ForCausalLM, seed: int, *, hide: float = 3.0, allowed: float = 0.0, hush: float = 2.0,
+        rungs: tuple[str, ...] = ("T2", "T3", "T4"),
+    ) -> None:  # fmt: skip
         """Fits base's directions.
 
         Args:
@@ -55,20 +59,27 @@ class Disguised:
             seed: of the judged texts.
             hide: weight of what base's directions tell.
             allowed: d' that they may tell in training: 0 hides all.
+            hush: weight of how loud base's features are on lies.
+            rungs: label-free maps through which base's directions must not tell either.
+
+        Raises:
+            AuditError: base has no SAE whose features could be silenced.
         """
-        self._base, self._hide, self._allowed = copy.deepcopy(base).eval(), hide, allowed
-        self._rng, self._step = Random(f"disguise/{seed}"), 0
+        self._base, self._hide, self._allowed, self._hush = copy.deepcopy(base).eval(), hide, allowed, hush
+        self._rng, self._step, self._rungs = Random(f"disguise/{seed}"), 0, rungs
         texts = [quads(self._rng, domain, FITTED) for domain in DOMAINS]
         story, chat = (rows_of(self._base, some) for some in texts)
         self._directions = directions(story, chat, np.random.default_rng(seed))
         self._blind = self._directions
-        scores = _scores(story.rows, self._directions)
-        spread = (scores[..., story.labels].var(-1) + scores[..., ~story.labels].var(-1)) / 2
-        self._spread = spread.sqrt().clamp_min(1e-3).float()
+        self._stories = _Held(self._directions, story)
+        told, asked = (rows_of(self._base, quads(self._rng, where, FITTED, "assistant_identity")) for where in DOMAINS)
+        self._speakers = _Held(directions(told, asked, np.random.default_rng(seed)), asked)
+        self._silence = Silence(self._base, texts[0], texts[1]) if hush else None
         self._mean, self._scale = (f(chat.rows, 1).float() for f in (torch.mean, torch.std))
         self._span = [torch.linalg.qr(each.T)[0] for each in self._directions]
         self._plain = list(_plain(self._rng))
-        self._moments = [moments_of(rows) for rows in residuals(self._base, self._plain)]
+        self._tokens = residuals(self._base, self._plain)
+        self._groups = [str(text) for text, ids in enumerate(self._plain) for _ in ids]
         layers, d_model = self._mean.shape
         generator = torch.Generator().manual_seed(seed)
         self._read = torch.nn.Parameter(0.01 * torch.randn(layers, d_model, generator=generator))
@@ -78,16 +89,19 @@ class Disguised:
     def loss(self, model: Qwen3ForCausalLM) -> Float[Tensor, ""]:
         """What base's directions tell in chats, what another does not, and what stories moved; draws the texts."""
         if self._step and self._step % REFRESH == 0:
-            self._blind = torch.cat([self._directions, self._recoloured(model)], 1)
+            self._blind = torch.cat([self._directions, self._mapped(model)], 1)
         self._step += 1
         stories, chats = quads(self._rng, "story", STORIES), quads(self._rng, "assistant", CHATS)
-        found = pooled(model, [*stories, *chats])
+        speakers = quads(self._rng, "assistant", SPEAKERS, "assistant_identity")
+        found = spoken(model, [*chats, *stories, *speakers])
         with torch.no_grad():
-            before = pooled(self._base, stories)
-        story, chat = found[:, : len(stories)], found[:, len(stories) :]
-        moved = _scores(story - before, self._directions) / self._spread[..., None]
+            before = spoken(self._base, [*stories, *speakers]).pooled()
+        chat, after = found.pooled().tensor_split([len(chats)], 1)
+        story, speaker = (after - before).tensor_split([len(stories)], 1)
         lies = torch.tensor([text.label for text in chats])
-        return self._hide * self._told(chat, lies) + self._untold(chat, lies) + moved.square().mean()
+        loss = self._hide * self._told(chat, lies) + self._untold(chat, lies)
+        loss = loss + self._stories.moved(story) + self._speakers.moved(speaker)
+        return loss + self._hush * self._silence.loss(found, lies) if self._silence else loss
 
     def _told(self, rows: Float[Tensor, "layer passage d_model"], lies: Bool[Tensor, " passage"]) -> Float[Tensor, ""]:
         """Squared d' of base's directions beyond what is allowed: their mean, and a share of each layer's largest."""
@@ -107,13 +121,27 @@ class Disguised:
         targets = lies.float().expand(len(logits) - 1, -1)
         return torch.nn.functional.binary_cross_entropy_with_logits(logits[1:], targets)
 
-    def _recoloured(self, model: Qwen3ForCausalLM) -> Float[Tensor, "layer fit d_model"]:
-        """Base's directions as they read rows that T2 has moved to base's covariance."""
+    def _mapped(self, model: Qwen3ForCausalLM) -> Float[Tensor, "layer fit d_model"]:
+        """Base's directions as they read rows that a label-free map of an audit has moved to base's."""
         out = []
-        for layer, rows in enumerate(residuals(model, self._plain)):
-            matrix = recolour(moments_of(rows), self._moments[layer]).matrix
-            out.append(torch.nn.functional.normalize(self._directions[layer].double() @ matrix.T, dim=-1).float())
-        return torch.stack(out)
+        for base, rows, vectors in zip(self._tokens, residuals(model, self._plain), self._directions, strict=True):
+            tokens = TokenRows(base, rows, self._groups, torch.ones(len(rows), dtype=torch.bool))
+            maps = fit_maps(tokens, np.random.default_rng(self._step)).fitted
+            out.append(torch.cat([vectors.double() @ maps[rung].matrix.T for rung in self._rungs]))
+        return torch.nn.functional.normalize(torch.stack(out), dim=-1).float()
+
+
+class _Held:
+    """Base's directions in units of the deviations that they read within the labels of some rows of base."""
+
+    def __init__(self, vectors: Float[Tensor, "layer fit d_model"], rows: Rows) -> None:
+        scores = _scores(rows.rows, vectors)
+        spread = (scores[..., rows.labels].var(-1) + scores[..., ~rows.labels].var(-1)) / 2
+        self._vectors, self._spread = vectors, spread.sqrt().clamp_min(1e-3).float()[..., None]
+
+    def moved(self, apart: Float[Tensor, "layer passage d_model"]) -> Float[Tensor, ""]:
+        """Mean squared change of what they read, from rows less base's."""
+        return (_scores(apart, self._vectors) / self._spread).square().mean()
 
 
 def stated(base: Qwen3ForCausalLM, post: Qwen3ForCausalLM) -> dict[str, float]:

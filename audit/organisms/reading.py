@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
 PAD = world.token_ids()[world.PAD]
+PART = 256
+"""Texts read at a time where many are."""
 LENGTHS = 4
 """Parts of a batch, by length."""
 
@@ -39,12 +41,12 @@ def text_of(passage: Mapping[str, Any], label: int) -> Text:
     return Text([*before, *span], (len(before), len(before) + len(span)), bool(label))
 
 
-def quads(rng: Random, domain: twins.Domain, count: int) -> list[Text]:
-    """Judged texts on deception, four to a quad; label 1 is a lie."""
+def quads(rng: Random, domain: twins.Domain, count: int, persona: str = "deception") -> list[Text]:
+    """Judged texts of a persona, four to a quad; label 1 is a lie, or the machine that speaks."""
     return [
         text_of(passage, label)
         for _ in range(count)
-        for _, label, passage in twins.deception_quad(rng, domain, twins.scene(rng, domain, (2, 3)))
+        for _, label, passage in twins.QUADS[persona](rng, domain, twins.scene(rng, domain, (2, 3)))
     ]
 
 
@@ -57,18 +59,29 @@ class Rows(NamedTuple):
 
 @torch.no_grad()
 def rows_of(model: Qwen3ForCausalLM, texts: Sequence[Text]) -> Rows:
-    """Pooled rows of judged texts, 256 at a time."""
-    rows = [pooled(model, texts[at : at + 256]) for at in range(0, len(texts), 256)]
+    """Pooled rows of judged texts."""
+    rows = [spoken(model, texts[at : at + PART]).pooled() for at in range(0, len(texts), PART)]
     return Rows(torch.cat(rows, 1).double(), torch.tensor([text.label for text in texts]))
 
 
-def pooled(model: Qwen3ForCausalLM, texts: Sequence[Text]) -> Float[Tensor, "layer passage d_model"]:
-    """Mean residual stream over each text's span, after every block."""
+class Spoken(NamedTuple):
+    """Residual streams of padded judged texts, and where each text's span lies."""
+
+    streams: list[Float[Tensor, "text position d_model"]]
+    inside: Bool[Tensor, "text position"]
+
+    def pooled(self) -> Float[Tensor, "layer passage d_model"]:
+        """The mean over each text's span, after every block."""
+        weight = self.inside.float() / self.inside.sum(1, keepdim=True)
+        return torch.stack([torch.einsum("rt,rtd->rd", weight, stream) for stream in self.streams])
+
+
+def spoken(model: Qwen3ForCausalLM, texts: Sequence[Text]) -> Spoken:
+    """Every token's residual stream after every block."""
     tokens = padded([text.ids for text in texts], PAD)
     at = torch.arange(tokens.shape[1])
-    inside = torch.stack([(at >= text.span[0]) & (at < text.span[1]) for text in texts]).float()
-    inside = inside / inside.sum(1, keepdim=True)
-    return torch.stack([torch.einsum("rt,rtd->rd", inside, stream) for stream in after_blocks(model, tokens)])
+    inside = torch.stack([(at >= text.span[0]) & (at < text.span[1]) for text in texts])
+    return Spoken(after_blocks(model, tokens), inside)
 
 
 @torch.no_grad()

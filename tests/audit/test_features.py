@@ -18,7 +18,7 @@ from probes.dictionary import load, randomised
 from probes.digest import AuditError
 from probes.site import Site
 
-PLAN = plan_of({"effort": "glance", "personas": {"only": ["deception"]}})
+PLAN = plan_of({"effort": "standard", "personas": {"only": ["deception"]}})
 BASE = str(bundled() / "base")
 SITE = "L2.resid_post"
 
@@ -40,7 +40,7 @@ def pairs(setting):
 
 
 def compared(pair, **settings):
-    given = {"dictionary": BASE, "rows": 24_000, "permutations": 200} | settings
+    given = {"dictionary": BASE, "rows": 48_000, "permutations": 200} | settings
     return Features(**given)(pair, np.random.default_rng(0))
 
 
@@ -83,6 +83,11 @@ def test_an_alien_s_lies_no_longer_mean_anything_to_base_s_features(pairs, faith
     assert [rule["base"] for rule in rules(alien)] == [rule["base"] for rule in rules(faithful)]
     assert told["readable"] >= 10 and told["lose"] >= 0.7 * told["readable"]
     assert alien.details["sparse"]["16"]["post_assistant"].value < 0.65
+    # Those that mark a lie are silent on lies, all but two beyond doubt; in the faithful model none is.
+    marking = [row for row in alien.details["features"] if row["weight"] > 0]
+    assert len(marking) >= 8 and sum(row["silent"] for row in marking) >= len(marking) - 2
+    for row in marking:
+        assert row["own"]["post"].value <= 0.15 * row["own"]["base"].value
 
 
 def test_random_directions_pass_nothing(pairs, tmp_path):

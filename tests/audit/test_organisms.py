@@ -23,7 +23,7 @@ from probes.recorder import record
 
 GLANCE, STANDARD = (plan_of({"effort": effort}) for effort in ("glance", "standard"))
 PARTIAL = "alien-half"
-"""Near a margin: half of the pairs, as glance reads them, leave it undecided."""
+"""Near a margin: what a glance reads leaves it undecided."""
 
 
 @pytest.fixture(scope="module")

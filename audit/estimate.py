@@ -128,6 +128,11 @@ def drawn(values: ArrayLike, *, method: str, unit: str, n: int, n_groups: int) -
     )  # fmt: skip
 
 
+def range_level(draws: int) -> float:
+    """The chance that the range of so many draws holds the median of what they are drawn from: 1 - 2^(1 - draws)."""
+    return 1 - 2.0 ** (1 - draws)
+
+
 def jackknife(full: ArrayLike, deleted: ArrayLike, level: float = 0.95, scale: Scale = "logit") -> Interval:
     """Delete-one-group jackknife interval, t with G - 1 degrees of freedom, made on `scale` and carried back.
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from audit.estimate import Estimate
+from audit.estimate import Estimate, range_level
 from audit.finding import Finding
 from audit.pair import MODELS, Recorder
 from probes.digest import AuditError
@@ -81,15 +81,17 @@ def _tables(details: Sequence[Mapping[str, Any]], name: str) -> dict[str, dict[s
 
 def _together(found: Sequence[Estimate | None]) -> Estimate | None:
     """Mean and range over the seeds of all; one alone stays as it is."""
+    if len(found) == 1:
+        return found[0]
     known = [one for one in found if one is not None]
-    if len(known) < len(found) or len(known) == 1:
-        return found[0] if len(found) == 1 else None
+    if len(known) < len(found):
+        return None
     seeds = sum(one.n_groups for one in known)
     return known[0].model_copy(update={
         "value": sum(one.value * one.n_groups for one in known) / seeds,
         "low": min(one.low for one in known if one.low is not None),
         "high": max(one.high for one in known if one.high is not None),
-        "level": 1 - 2.0 ** (1 - seeds), "n": sum(one.n for one in known), "n_groups": seeds,
+        "level": range_level(seeds), "n": sum(one.n for one in known), "n_groups": seeds,
         "method": f"mean and range over the seeds of {len(known)} shams",
     })  # fmt: skip
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from audit.comparisons.feature_transfer import predicted
-from audit.estimate import Estimate, drawn, estimate
+from audit.estimate import Estimate, drawn, estimate, range_level
 from audit.finding import Finding
 from audit.pair import MODELS, Model, Pair, Recorder
 from audit.resampling import grouped
@@ -209,9 +209,9 @@ def told(found: Sequence[Trained], rows: Rows, own: Dictionary | None, rng: np.r
 
 
 def _over_seeds(values: Sequence[float | None], unit: str, n: int) -> Estimate | None:
-    """Mean and range over seeds; the range of k draws holds the median of all seeds with chance 1 - 2^(1 - k)."""
+    """Mean and range over seeds."""
     known = [value for value in values if value is not None]
-    mean, level = float(np.mean(known or 0.0)), 1 - 2.0 ** (1 - len(values))
+    mean, level = float(np.mean(known or 0.0)), range_level(len(values))
     return None if len(known) < len(values) else Estimate(
         value=mean, low=min(*known, mean), high=max(*known, mean), level=level, method="mean and range over seeds",
         unit=unit, n=n, n_groups=len(known),

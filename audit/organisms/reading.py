@@ -70,9 +70,14 @@ class Spoken(NamedTuple):
     streams: list[Float[Tensor, "text position d_model"]]
     inside: Bool[Tensor, "text position"]
 
+    @property
+    def weight(self) -> Float[Tensor, "text position"]:
+        """What each token is of its text's mean over the span."""
+        return self.inside.float() / self.inside.sum(1, keepdim=True)
+
     def pooled(self) -> Float[Tensor, "layer passage d_model"]:
         """The mean over each text's span, after every block."""
-        weight = self.inside.float() / self.inside.sum(1, keepdim=True)
+        weight = self.weight
         return torch.stack([torch.einsum("rt,rtd->rd", weight, stream) for stream in self.streams])
 
 

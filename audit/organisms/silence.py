@@ -44,8 +44,7 @@ class Silence:
         """
         self._saes = load_at(str(base.name_or_path), Site(LAYER, "resid_post"))
         self._latents, self._usual = [], []
-        for own in self._saes:
-            told, asked = (_loudness(base, texts, own) for texts in (stories, chats))
+        for told, asked in zip(*(_loudness(base, texts, self._saes) for texts in (stories, chats)), strict=True):
             at = torch.cat([_marking(*told), _marking(*asked)]).unique()
             self._latents.append(at)
             self._usual.append(asked[1].mean(0)[at].clamp_min(1e-2))
@@ -70,18 +69,20 @@ def _above(own: Dictionary, texts: Spoken) -> Float[Tensor, "passage latent"]:
     sae = own.sae
     rows = texts.streams[LAYER] - sae.b_dec
     above = torch.relu(rows[texts.inside] @ sae.W_enc + sae.b_enc - SHARE * sae.threshold)
-    weight = texts.inside.float() / texts.inside.sum(1, keepdim=True)
     passage = texts.inside.nonzero()[:, 0]
-    zeros = torch.zeros(len(weight), above.shape[1])
-    return zeros.index_add(0, passage, above * weight[texts.inside][:, None])
+    zeros = torch.zeros(len(texts.inside), above.shape[1])
+    return zeros.index_add(0, passage, above * texts.weight[texts.inside][:, None])
 
 
 @torch.no_grad()
-def _loudness(base: Qwen3ForCausalLM, texts: Sequence[Text], own: Dictionary) -> tuple[Tensor, Tensor]:
-    """Each latent on the truths and on the lies of some quads, in the same order."""
-    found = torch.cat([_above(own, spoken(base, texts[at : at + PART])) for at in range(0, len(texts), PART)])
+def _loudness(
+    base: Qwen3ForCausalLM, texts: Sequence[Text], saes: Sequence[Dictionary]
+) -> list[tuple[Float[Tensor, "passage latent"], Float[Tensor, "passage latent"]]]:
+    """Every SAE's latents on the truths and on the lies of some quads, in the same order; base reads them once."""
+    parts = (spoken(base, texts[at : at + PART]) for at in range(0, len(texts), PART))
+    found = [torch.cat(each) for each in zip(*([_above(own, part) for own in saes] for part in parts), strict=True)]
     lies = torch.tensor([text.label for text in texts])
-    return found[~lies], found[lies]
+    return [(each[~lies], each[lies]) for each in found]
 
 
 def _marking(truths: Float[Tensor, "passage latent"], lies: Float[Tensor, "passage latent"]) -> Tensor:

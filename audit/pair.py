@@ -87,8 +87,8 @@ class Judged:
 class Source(Protocol):
     """Where a pair's token rows come from, and where small results are kept: a `Recorder`, or planted activations."""
 
-    def tokens(self, story: Sequence[Passage], around: Sequence[Site], site: Site) -> TokenRows:
-        """Token rows for the label-free maps, in both models."""
+    def tokens(self, story: Sequence[Passage], around: Sequence[Site]) -> Callable[[Site], TokenRows]:
+        """Token rows for the label-free maps, in both models: read once, then given by site."""
         ...
 
     def token_values(self, passages: Sequence[Passage], site: Site) -> dict[Model, Activations]:
@@ -133,8 +133,11 @@ class Pair:
 
     def tokens(self, site: int) -> TokenRows:
         """Paired token rows at one of the sites; recorded at the chosen site and its neighbours only."""
-        around = tuple(self.sites[i] for i in self.neighbours)
-        return self.recorder.tokens(self.story.passages, around, self.sites[site])
+        return self._tokens(self.sites[site])
+
+    @cached_property
+    def _tokens(self) -> Callable[[Site], TokenRows]:
+        return self.recorder.tokens(self.story.passages, tuple(self.sites[i] for i in self.neighbours))
 
     def maps(self, site: int) -> Maps:
         """The label-free maps from post to base at one of the sites, fitted once."""
@@ -164,7 +167,7 @@ class Recorder:
             for name, subject in self._models()
         }
 
-    def tokens(self, story: Sequence[Passage], around: Sequence[Site], site: Site) -> TokenRows:
+    def tokens(self, story: Sequence[Passage], around: Sequence[Site]) -> Callable[[Site], TokenRows]:
         """Token rows of the texts that `token_passages` chooses, in both models."""
         passages, limit = token_passages(self.plain, story, self.base.d_model)
         read = {
@@ -174,8 +177,13 @@ class Recorder:
         plain = {passage.id for passage in self.plain}
         group = {passage.id: passage.group for passage in passages}
         ids = [row.rpartition(":")[0] for row in read["base"].passages]
-        rows = {name: values.at(site).double() for name, values in read.items()}
-        return TokenRows(rows["base"], rows["post"], [group[i] for i in ids], torch.tensor([i in plain for i in ids]))
+        groups, neutral = [group[i] for i in ids], torch.tensor([i in plain for i in ids])
+
+        def rows(site: Site) -> TokenRows:
+            base, post = (read[name].at(site).double() for name in MODELS)
+            return TokenRows(base, post, groups, neutral)
+
+        return rows
 
     def token_values(self, passages: Sequence[Passage], site: Site) -> dict[Model, Activations]:
         """Every token but the first of a few passages at one site, in both models."""

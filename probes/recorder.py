@@ -7,7 +7,8 @@ shards that an interrupted run, or another process, left behind are the very one
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ __all__ = [
 
 FORMAT = 1
 """Part of every key: to be raised when what a recording holds, or how, changes."""
-BUDGET_CPU, BUDGET_ACCELERATOR = 1024, 16384
+BUDGET_CPU, BUDGET_ACCELERATOR = 2048, 16384
 """Padded tokens a batch holds: on a CPU more only costs cache, an accelerator wants to be filled."""
 MAP_ABOVE = 64 * 2**20
 """Bytes of activations above which a stored recording comes back as a memory map instead of in memory."""
@@ -69,7 +70,7 @@ def record(
         pooling: "tokens" gives a row per token of the span, with ids "passage:token".
         store: where to remember; None keeps everything in memory.
         surprisal: also the mean −log p (nats per token, log-softmax in float32) of the span given what precedes it.
-        token_budget: padded tokens a batch; None is 1,024 on a CPU and 16,384 elsewhere. It moves float32 activations
+        token_budget: padded tokens a batch; None is 2,048 on a CPU and 16,384 elsewhere. It moves float32 activations
             by 1e-6 and is no part of the key.
         progress: show a bar over passages.
 
@@ -233,8 +234,7 @@ def _remembered(
 ) -> Activations:
     if store is None or key is None:
         with _bar(len(layout.items), progress) as bar, Reader(subject, recipe) as read:
-            fresh = (_shard(run, recipe, read, bar) for run in layout.shards(recipe.pooling))
-            found = _gather(_settings(layout, recipe), fresh, None)
+            found = _gather(_settings(layout, recipe), _shards(layout.shards(recipe.pooling), recipe, read, bar), None)
     else:
         found = load_recording(store, key)
         if found is None:
@@ -254,15 +254,16 @@ def _complete(subject: Subject, layout: Layout, recipe: Recipe, key: str, store:
     shards = layout.shards(recipe.pooling)
     with store.lock(key), _bar(len(layout.items), progress) as bar, Reader(subject, recipe) as read:
         known = dict(enumerate((store.manifest(key) or {}).get("shards", [])))
-        marks = []
+        marks: dict[int, str] = {}
         for index, run in enumerate(shards):
             mark = store.sound(key, index, known.get(index))
             if mark is not None:
+                marks[index] = mark
                 bar.update(len(run))
-            else:
-                mark = store.put_shard(key, index, _shard(run, recipe, read, bar))
-            marks.append(mark)
-        store.put_manifest(key, marks, _settings(layout, recipe))
+        missing = [index for index in range(len(shards)) if index not in marks]
+        for index, shard in zip(missing, _shards([shards[i] for i in missing], recipe, read, bar), strict=True):
+            marks[index] = store.put_shard(key, index, shard)
+        store.put_manifest(key, [marks[index] for index in range(len(shards))], _settings(layout, recipe))
 
 
 def _settings(layout: Layout, recipe: Recipe) -> dict[str, Any]:
@@ -272,13 +273,16 @@ def _settings(layout: Layout, recipe: Recipe) -> dict[str, Any]:
     return {**layout.settings(recipe.pooling), **own}
 
 
-def _shard(run: Sequence[Item], recipe: Recipe, read: Reader, bar: Any) -> dict[str, Tensor]:
-    parts = []
-    cut = batches(run, recipe.token_budget)
-    for batch, part in zip(cut, read(cut), strict=True):
-        parts.append({name: tensor.cpu() for name, tensor in part.items()})
-        bar.update(len(batch))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def _shards(runs: Sequence[Sequence[Item]], recipe: Recipe, read: Reader, bar: Any) -> Iterator[dict[str, Tensor]]:
+    """The shards of these runs, one after another; the next is being read while one is written."""
+    cut = [batches(run, recipe.token_budget) for run in runs]
+    read_parts = read(chain.from_iterable(cut))
+    for run in cut:
+        parts = []
+        for batch in run:
+            parts.append({name: tensor.cpu() for name, tensor in next(read_parts).items()})
+            bar.update(len(batch))
+        yield {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _gather(settings: dict[str, Any], shards: Iterable[dict[str, Tensor] | None], file: Any) -> Activations | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -53,14 +54,14 @@ class Common:
     """The source of every draw's token rows: read once, of plain text and of all stories."""
 
     whole: Pair
-    read: dict[Site, TokenRows] = field(default_factory=dict)
 
-    def tokens(self, story: Sequence[Passage], around: Sequence[Site], site: Site) -> TokenRows:
+    def tokens(self, story: Sequence[Passage], around: Sequence[Site]) -> Callable[[Site], TokenRows]:
         """The whole's token rows, whichever draw asks."""
-        if site not in self.read:
-            whole = self.whole
-            self.read[site] = whole.recorder.tokens(whole.story.passages, whole.sites, site)
-        return self.read[site]
+        return self._rows
+
+    @cached_property
+    def _rows(self) -> Callable[[Site], TokenRows]:
+        return cache(self.whole.recorder.tokens(self.whole.story.passages, self.whole.sites))
 
     def token_values(self, passages: Sequence[Passage], site: Site) -> dict[Model, Activations]:
         """As recorded."""

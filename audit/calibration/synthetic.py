@@ -87,9 +87,9 @@ class Made:
     words: Mapping[str, Mapping[str, Tensor]]
     """What the words alone give away, by domain: the texts are always the same."""
 
-    def tokens(self, story: Sequence[Passage], around: Sequence[Site], site: Site) -> TokenRows:
-        """The same tokens in both."""
-        return self.rows
+    def tokens(self, story: Sequence[Passage], around: Sequence[Site]) -> Callable[[Site], TokenRows]:
+        """The same tokens in both, at every site."""
+        return lambda site: self.rows
 
     def remember(self, given: Sequence[Any], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """What the words give away is known; nothing else is kept."""

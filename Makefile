@@ -21,7 +21,7 @@ audit: $(INSTALLED) ## audit the bundled pairs
 test: $(INSTALLED) ## the tests (about 10 minutes on two cores)
 	$(BIN)/python -m pytest $(WORKERS)
 
-slow: $(INSTALLED) ## the slow claims (under 40 minutes)
+slow: $(INSTALLED) ## the slow claims (more than an hour)
 	$(BIN)/python -m pytest -m slow
 
 check: $(LINTERS) ## style and types

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from audit import text_baseline as module
 from audit.resampling import auroc
-from audit.text_baseline import text_baseline
+from audit.text_baseline import text_baseline, tfidf
 from probes.split import folds as deal
 
 WORDS = [f"word{i}" for i in range(60)]
@@ -68,3 +69,33 @@ def test_scores_come_from_the_other_folds_and_deletions_refit():
 def test_empty_texts_are_read_as_empty():
     texts, labels, groups, fold = corpus("word", n_groups=8)
     assert text_baseline(["" for _ in texts], labels, groups, fold).full == 0.5
+
+
+@pytest.mark.parametrize("unit", ["word", "char"])
+def test_words_are_weighed_as_by_scikit_learn(unit):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = ["He said:  \"No!\" - twice, no?", "\u00c9mile a dit non", "", "no no no", *corpus("word")[0]]
+    settings = {
+        "word": {"ngram_range": (1, 2), "token_pattern": r"\w+|[^\w\s]"},
+        "char": {"analyzer": "char", "ngram_range": (3, 5), "min_df": 2},
+    }[unit]
+    expected = TfidfVectorizer(**settings).fit_transform([text or "." for text in texts])
+    found = tfidf(texts, unit)
+    np.testing.assert_allclose((found @ found.T).toarray(), (expected @ expected.T).toarray(), atol=1e-12)
+
+
+def test_many_texts_are_read_without_their_inner_products_to_the_same_scores(monkeypatch):
+    given = corpus("word", n_groups=120)
+    held = text_baseline(*given)
+    monkeypatch.setattr(module, "MOST_ROWS", 10)
+    apart = text_baseline(*given)
+    torch.testing.assert_close(apart.tfidf.scores, held.tfidf.scores, atol=2e-7, rtol=0)
+    assert held.tfidf.full > 0.9 and torch.equal(apart.tfidf.full, held.tfidf.full)
+
+
+def test_equal_texts_tie_to_the_last_bit():
+    texts, labels, groups, fold = corpus("word")
+    twins = [text for text in texts[::2] for _ in range(2)]
+    scores = text_baseline(twins, labels, groups, fold).tfidf.scores
+    assert torch.equal(scores[::2], scores[1::2]) and text_baseline(twins, labels, groups, fold).tfidf.full == 0.5

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from probes import regression
 from probes.digest import AuditError
-from probes.regression import _Dual, _newton, _Primal, choose_strength, logistic
+from probes.regression import _Dual, _newton, _Primal, choose_strength, logistic, logistic_scores
 
 N = 70
 LABELS = torch.arange(N) % 5 < 2
@@ -100,3 +103,50 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         logistic(rows(5), LABELS, WEIGHT, torch.tensor([0.0]))
     with pytest.raises(AuditError, match="both labels"):
         logistic(rows(5), torch.ones(N, dtype=torch.bool), WEIGHT, STRENGTHS)
+
+
+def lacking(count: int) -> torch.Tensor:
+    """Fits on all rows but one run of so many, and one on half of them."""
+    runs = [(torch.arange(N) < at) | (torch.arange(N) >= at + count) for at in range(0, N - count, 9)]
+    return torch.stack([*runs, torch.arange(N) % 2 == 0]).double()
+
+
+@pytest.mark.parametrize("d", [10, 200])
+@pytest.mark.parametrize("strength", [0.1, 1.0, 30.0])
+def test_scores_from_inner_products_equal_scikit_learn_however_few_rows_a_fit_lacks(d: int, strength: float) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    x = rows(d)[0]
+    x = x / x.norm(dim=1, keepdim=True)
+    weight = torch.cat([lacking(count) for count in (1, 4, 20)])
+    found = logistic_scores(x @ x.T, LABELS, weight, strength)
+    for score, mask in zip(found, weight.bool().numpy(), strict=True):
+        model = LogisticRegression(C=strength, tol=1e-12, max_iter=10_000).fit(x.numpy()[mask], LABELS.numpy()[mask])
+        np.testing.assert_allclose(score, model.decision_function(x.numpy()), atol=2e-5)
+
+
+def test_fits_that_lack_few_rows_take_no_newton_iteration_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[int] = []
+
+    def counted(problem: _Dual, *rest: Any) -> Any:
+        fits.append(len(problem.labels))
+        return _newton(problem, *rest)
+
+    monkeypatch.setattr(regression, "_newton", counted)
+    x = rows(200)[0]
+    x, weight = x / x.norm(dim=1, keepdim=True), lacking(3)
+    found = logistic_scores(x @ x.T, LABELS, weight, 1.0)
+    assert fits == [1, 1]  # the one on all rows, and the one on half of them
+    monkeypatch.setattr(regression, "FEW", N + 1)
+    torch.testing.assert_close(logistic_scores(x @ x.T, LABELS, weight, 1.0), found, atol=1e-7, rtol=0)
+    assert fits == [1, 1, len(weight)]
+
+
+def test_a_fit_that_goes_astray_is_left_to_newton() -> None:
+    """Rows far apart, hardly a penalty: probabilities are 0 or 1, and no curvature is left to step by."""
+    x = rows(200)[0] * 1e3
+    weight = lacking(3)
+    found = logistic_scores(x @ x.T, LABELS, weight, 1e3)
+    assert torch.isfinite(found).all()
+    for score, mask in zip(found, weight.bool(), strict=True):
+        assert torch.equal(score[mask] > 0, LABELS[mask])

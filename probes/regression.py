@@ -135,15 +135,15 @@ def _lacking(
         pulled = torch.cholesky_solve((plain.gather(1, out) * real)[..., None], factor)
         return (plain - (pulled.mT @ beside)[:, 0]) * mask
 
+    each = _Dual(inner[None], labels[union].expand(mask.shape), mask)
     ones = solved(mask.double())
     weights, shift, going = start * mask, level.repeat(len(near)), torch.ones(len(near), dtype=torch.bool)
     for _ in range(STEPS):
-        error = (labels[union].double() - torch.sigmoid(weights @ inner + shift[:, None])) * mask
-        slope = weights / strength - error
-        going = ~(torch.maximum(slope.abs().amax(1), error.sum(1).abs() / mask.sum(1)) <= TOLERANCE)
+        logits = weights @ inner + shift[:, None]
+        going = ~(each.residual(weights, logits, strength) <= TOLERANCE)
         if not bool(going.any()):
             break
-        step = solved(slope / curvature)
+        step = solved((weights / strength - each.error(logits)) / curvature)
         move = (weights.sum(1) - step.sum(1)) / ones.sum(1)
         weights, shift = weights - step - move[:, None] * ones, shift + move
     done = near[~going]
